@@ -1,0 +1,480 @@
+"""``SendsClient``: one create from top to bottom.
+
+A create is a *flight*: it runs in a task of its own, so that callers come and go. Callers that ask
+for the same pair share a flight; a flight that nobody waits for any more is called off if its
+request has not left, and otherwise runs to the end of its attempt, since aborting it would waste
+the slot and the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import logging
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Final
+
+import aiohttp
+import attrs
+
+from braze_sends import headers, protocol, retry
+from braze_sends.errors import (
+    APIResponseError,
+    BrazeSendsError,
+    ConfigurationError,
+    QuotaExhaustedError,
+    RateLimitError,
+    StoreError,
+)
+from braze_sends.headers import AnswerHeaders
+from braze_sends.models import CreateSendId, QuotaStatus, RateLimit, SendId
+from braze_sends.quota.bucket import Answer, Ask, Grant, Window
+from braze_sends.quota.limiter import Limiter, Patience
+from braze_sends.quota.store import MemoryStore, Remembered, Store, open_store
+from braze_sends.settings import Settings, checked_count, checked_wait
+from braze_sends.transport import Exchange, Transport, checked_timeout
+
+log = logging.getLogger("braze_sends")
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "…"
+
+
+UNSET: Final = _Unset()
+
+
+def new_send_id() -> str:
+    """A send ID that nobody has used: 32 hexadecimal digits of a random UUID."""
+    return uuid.uuid4().hex
+
+
+@attrs.define(eq=False)
+class _Flight:
+    """One create under way.
+
+    Attributes:
+        ask: what the limiter is asked; its ``attempt`` counts.
+        in_doubt: an attempt of this call, or of an earlier one, may have created the pair.
+        spent: whether an attempt of this call was, or may have been, counted.
+        refusal: what the last 429 means.
+        keeps_lease: whether its token is kept for a further attempt.
+        exchange: the request that is out.
+        callers: how many wait for the result.
+    """
+
+    request: CreateSendId
+    ask: Ask
+    patience: Patience
+    in_doubt: bool = False
+    spent: bool | None = False
+    refusal: BrazeSendsError | None = None
+    keeps_lease: bool = False
+    exchange: Exchange | None = None
+    callers: int = 0
+    closing: bool = False
+    task: asyncio.Task[SendId] = attrs.field(init=False)
+
+    def call_off(self) -> None:
+        """Stop, unless a request has left."""
+        if self.exchange is None or not self.exchange.sent:
+            if self.exchange is not None:
+                self.exchange.called_off = True
+            self.task.cancel()
+
+
+class SendsClient:
+    """Creates Braze send IDs, and keeps the quota that they cost.
+
+    Nothing is opened or sent before the first create. Usable from any number of tasks of one event
+    loop, and from another loop after the first has ended.
+
+    Args:
+        api_key: a REST API key with the permission ``sends.id.create``; else ``BRAZE_API_KEY``.
+        base_url: an instance (``"US-01"``) or an https URL (http for loopback alone); else
+            ``BRAZE_BASE_URL``.
+        workspace: names the quota in the store; by default derived from the URL and a digest of
+            the key. Name it where several keys of one workspace are in use.
+        store: where the quota lives: a ``Store``, or a URL such as ``memory://``; else
+            ``BRAZE_SENDS_STORE``; else memory of its own.
+        session: your own ``aiohttp.ClientSession`` with its proxies, TLS and tracing; it is not
+            closed. Its loop is the one that the client can be used from.
+        timeout: seconds for one attempt, more than 0, or an ``aiohttp.ClientTimeout`` (5 minutes
+            in all if it sets no total).
+        max_retries: attempts after the first, 0 or more.
+        max_rate_limit_wait: seconds that one call may wait for quota, all its waits together; 0
+            never waits, ``None`` waits for ever. A wait known to be longer raises at once.
+        daily_limit: your own cap, 0 or more: never more than this created through the store in a
+            window. ``None``: what Braze allows.
+        send_id_factory: names a send when the caller does not, so that a retry repeats the same
+            pair. ``None``: Braze names it, and an attempt with an unknown outcome is not repeated.
+
+    Raises:
+        ConfigurationError: an argument is unusable; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        workspace: str | None = None,
+        store: Store | str | None = None,
+        session: aiohttp.ClientSession | None = None,
+        timeout: float | aiohttp.ClientTimeout = 10.0,
+        max_retries: int = 2,
+        max_rate_limit_wait: float | None = 30.0,
+        daily_limit: int | None = None,
+        send_id_factory: Callable[[], str] | None = new_send_id,
+    ) -> None:
+        self._settings = Settings.of(
+            os.environ,
+            api_key=api_key,
+            base_url=base_url,
+            workspace=workspace,
+            max_retries=max_retries,
+            max_rate_limit_wait=max_rate_limit_wait,
+            daily_limit=daily_limit,
+            send_id_factory=send_id_factory,
+        )
+        store = os.environ.get("BRAZE_SENDS_STORE") or None if store is None else store
+        self._owns_store = store is None or isinstance(store, str)
+        if isinstance(store, str):
+            store = open_store(store)
+        elif store is not None and not isinstance(store, Store):
+            raise ConfigurationError(f"store must be a Store or a URL, not {type(store).__name__}")
+        self._store: Store = MemoryStore() if store is None else store
+        self._transport = Transport(
+            self._settings.base_url, self._settings.api_key, checked_timeout(timeout), session
+        )
+        self._flights: dict[str, _Flight] = {}
+        self._tasks: set[asyncio.Task[SendId]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._limiter_of_loop: Limiter | None = None
+        self._rate_limit: RateLimit | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        settings = self._settings
+        return (
+            f"<SendsClient base_url={settings.base_url!r} workspace={settings.workspace!r} "
+            f"store={self._store!r}{' closed' if self._closed else ''}>"
+        )
+
+    async def __aenter__(self) -> SendsClient:
+        self._limiter()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """The rate-limit headers that this client saw last, or ``None``."""
+        return self._rate_limit
+
+    async def create_send_id(
+        self,
+        campaign_id: str,
+        send_id: str | None = None,
+        *,
+        max_rate_limit_wait: float | _Unset | None = UNSET,
+        headroom: int = 0,
+    ) -> SendId:
+        """Create a send ID; a pair that exists already is returned and costs nothing.
+
+        Cancelling this call before its request has left leaves no trace. Afterwards the request
+        runs to its end without you, and what it created is remembered.
+
+        Args:
+            campaign_id: the campaign's API identifier.
+            send_id: your name for the send, ASCII, 1 to 64 characters; ``None`` for a new one.
+            max_rate_limit_wait: seconds, instead of the client's own.
+            headroom: slots to leave untouched for others, 0 or more.
+
+        Returns:
+            the send ID, with the number of attempts and the rate limit that Braze told.
+
+        Raises:
+            ConfigurationError: an ID cannot be valid; nothing was sent.
+            QuotaExhaustedError: no quota within the wait allowed.
+            StoreError: the quota's store cannot be used; nothing was sent.
+            APIConnectionError: no answer came, after all retries.
+            APIStatusError: Braze said no, or went on failing.
+            APIResponseValidationError: a 2xx without a usable send ID.
+
+        https://www.braze.com/docs/api/endpoints/messaging/send_messages/post_create_send_ids/
+        """
+        limiter = self._limiter()
+        request = self._named(campaign_id, send_id)
+        wait = self._settings.max_rate_limit_wait
+        if not isinstance(max_rate_limit_wait, _Unset):
+            wait = checked_wait(max_rate_limit_wait)
+        checked_count("headroom", headroom)
+        pair = None if request.send_id is None else _digest(request)
+        flight = self._flights.get(pair) if pair is not None else None
+        if flight is None:
+            ask = Ask(
+                lease=uuid.uuid4().hex,
+                attempt=0,
+                pair=pair,
+                timeout=self._transport.seconds,
+                headroom=headroom,
+                cap=self._settings.daily_limit,
+            )
+            flight = _Flight(request, ask, Patience(float("inf") if wait is None else wait))
+            self._take_off(flight, limiter)
+        return await self._join(flight)
+
+    async def quota(self) -> QuotaStatus:
+        """The quota as the store knows it; asks nothing of Braze.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        return await self._limiter().status(self._settings.daily_limit)
+
+    async def forget_quota(self) -> None:
+        """Forget what Braze's headers said, and start over with one careful request.
+
+        For when Braze has raised the limit of a day that is used up. What is in flight or in
+        doubt is not forgotten.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        await self._limiter().forget()
+
+    async def close(self) -> None:
+        """Call off what has not been sent, wait for what has, and close what was opened.
+
+        Takes at most one attempt's timeout. Idempotent.
+        """
+        self._closed = True
+        if self._loop is asyncio.get_running_loop():
+            for flight in list(self._flights.values()):
+                flight.closing = True
+                flight.call_off()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            await self._transport.close()
+        if self._owns_store:
+            await self._store.close()
+
+    # --- flights ---------------------------------------------------------------------------------
+
+    def _limiter(self) -> Limiter:
+        """The limiter of the running loop; the client moves on from a loop that has ended."""
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise ConfigurationError("this client is closed; make a new one")
+        if self._limiter_of_loop is None or self._loop is not loop:
+            if self._loop is not None:
+                if self._loop.is_running():
+                    raise ConfigurationError(
+                        "this client is in use by another running event loop; make one for each"
+                    )
+                if self._transport.borrows_session:
+                    raise ConfigurationError(
+                        "the session passed to this client belongs to an event loop that has ended"
+                    )
+            self._flights.clear()
+            self._tasks.clear()
+            self._transport.detach()
+            self._loop = loop
+            self._limiter_of_loop = Limiter.of(self._store, self._settings.workspace)
+        return self._limiter_of_loop
+
+    def _named(self, campaign_id: str, send_id: str | None) -> CreateSendId:
+        factory = self._settings.send_id_factory
+        request = protocol.check_request(CreateSendId(campaign_id, send_id))
+        if send_id is None and factory is not None:
+            request = protocol.check_request(CreateSendId(campaign_id, factory()))
+            if request.send_id is None:
+                raise ConfigurationError("send_id_factory returned None", campaign_id=campaign_id)
+        return request
+
+    def _take_off(self, flight: _Flight, limiter: Limiter) -> None:
+        flight.task = asyncio.create_task(self._create(flight, limiter))
+        key = flight.ask.pair or flight.ask.lease
+        self._flights[key] = flight
+        self._tasks.add(flight.task)
+
+        def landed(task: asyncio.Task[SendId]) -> None:
+            self._tasks.discard(task)
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+            if not task.cancelled() and (error := task.exception()) and not flight.callers:
+                log.info("create failed unattended", extra={"error": type(error).__name__})
+
+        flight.task.add_done_callback(landed)
+
+    async def _join(self, flight: _Flight) -> SendId:
+        flight.callers += 1
+        try:
+            return await asyncio.shield(flight.task)
+        except asyncio.CancelledError:
+            if flight.closing and flight.task.cancelled():
+                raise ConfigurationError(
+                    "the client was closed while the create waited",
+                    quota_spent=None if flight.in_doubt else False,
+                    campaign_id=flight.request.campaign_id,
+                    send_id=flight.request.send_id,
+                ) from None
+            raise
+        finally:
+            flight.callers -= 1
+            if not flight.callers and not flight.task.done():
+                flight.call_off()
+                if flight.exchange is None or not flight.exchange.sent:
+                    self._flights.pop(flight.ask.pair or flight.ask.lease, None)
+
+    async def _create(self, flight: _Flight, limiter: Limiter) -> SendId:
+        try:
+            if flight.ask.pair is not None:
+                memory = await limiter.recall(flight.ask.pair)
+                if memory is not None and memory.send_id is not None:
+                    return _reused(flight, memory)
+                flight.in_doubt = memory is not None
+            retrying = retry.retrying(
+                self._settings.max_retries, lambda error: self._may_repeat(flight, error)
+            )
+            return await retrying(self._attempt, flight, limiter)
+        except BrazeSendsError as error:
+            told = error
+            if flight.refusal is not None and isinstance(
+                error, RateLimitError | QuotaExhaustedError
+            ):
+                told = flight.refusal
+            told.campaign_id = flight.request.campaign_id
+            told.send_id = flight.request.send_id
+            if flight.in_doubt or flight.spent is None:
+                told.quota_spent = None  # of the whole call, not of its last attempt
+            raise told from None
+        finally:
+            if flight.keeps_lease:
+                await self._quietly(limiter.close(flight.ask))
+
+    def _may_repeat(self, flight: _Flight, error: BrazeSendsError) -> bool:
+        """Whether a transient error is worth another attempt to those who wait."""
+        if flight.closing or not flight.callers or not retry.is_safe(error):
+            return False
+        # No silent sleep for hours: a pause that Braze asks for is bounded as a wait for quota is.
+        asked = (isinstance(error, APIResponseError) and error.retry_after) or 0.0
+        return asked <= flight.patience.left or isinstance(error, RateLimitError)
+
+    async def _attempt(self, flight: _Flight, limiter: Limiter) -> SendId:
+        """One lease, one request, one answer."""
+        request, key = flight.request, self._settings.api_key
+        flight.ask = ask = attrs.evolve(flight.ask, attempt=flight.ask.attempt + 1)
+        held = await limiter.acquire(ask, flight.patience)
+        if isinstance(held, Remembered):
+            return _reused(flight, held)
+        exchange = flight.exchange = Exchange(held.deadline)
+        try:
+            reply = await self._transport.send(protocol.build_body(request), exchange)
+        except BaseException:
+            # Called off before the first byte; or the loop is ending, and takes the answer with it.
+            lost = Answer(spent=None if exchange.sent else False, in_doubt=exchange.sent)
+            memory = Remembered(None) if exchange.sent else None
+            await self._quietly(limiter.finish(ask, held.grant, lost, memory=memory))
+            raise
+        told = headers.read(reply.headers, time.time())
+        self._rate_limit = told.rate_limit or self._rate_limit
+        settle = functools.partial(self._settle, flight, limiter, held.grant, told)
+        try:
+            send = protocol.parse_response(request, reply, told, key)
+        except BrazeSendsError as error:
+            if not (flight.in_doubt and protocol.says_it_exists(error)):
+                await settle(error)
+                raise
+            send = SendId(
+                request.campaign_id,
+                str(request.send_id),
+                request_id=told.request_id,
+                rate_limit=told.rate_limit,
+            )
+        send = attrs.evolve(send, attempts=ask.attempt)
+        await settle(send)
+        return send
+
+    async def _settle(
+        self,
+        flight: _Flight,
+        limiter: Limiter,
+        grant: Grant,
+        told: AnswerHeaders,
+        outcome: SendId | BrazeSendsError,
+    ) -> None:
+        """Tell the limiter how an attempt ended, and remember what became of the pair."""
+        keep, memory = False, None
+        if isinstance(outcome, SendId):
+            spent: bool | None = None if outcome.queued else True
+            in_doubt = outcome.queued
+            memory = Remembered(outcome.send_id, outcome.queued, outcome.request_id)
+        else:
+            spent = outcome.quota_spent
+            in_doubt = protocol.leaves_pair_in_doubt(outcome)
+            memory = Remembered(None) if in_doubt else None
+            keep = retry.is_transient(outcome)
+            flight.in_doubt |= in_doubt
+            flight.spent = None if spent is None else flight.spent
+        refused = isinstance(outcome, RateLimitError)
+        if isinstance(outcome, RateLimitError):
+            flight.refusal = protocol.exhausted(outcome, told, time.time())
+        window = None
+        if (limit := told.rate_limit) is not None:
+            window = Window(limit.limit, limit.used, limit.resets_at.timestamp())
+        answer = Answer(
+            spent=spent,
+            in_doubt=in_doubt,
+            window=window,
+            date=told.date,
+            refused=refused,
+            retry_after=told.retry_after,
+            jitter=random.random(),
+        )
+        flight.keeps_lease = keep and not refused
+        await self._quietly(
+            limiter.finish(flight.ask, grant, answer, memory=memory, keep=flight.keeps_lease)
+        )
+        flight.exchange = None
+
+    async def _quietly(self, settling: Coroutine[Any, Any, None]) -> None:
+        """Settle; what was created is returned, and what went wrong is told, even if this fails.
+
+        The store then takes the attempt for one in doubt, when the lease's deadline has passed.
+        """
+        try:
+            await settling
+        except StoreError as error:
+            log.warning("settling failed", extra={"error": str(error)})
+
+
+def _digest(request: CreateSendId) -> str:
+    """A short name for a pair; a send ID has no NUL."""
+    text = f"{request.campaign_id}\0{request.send_id}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _reused(flight: _Flight, memory: Remembered) -> SendId:
+    return SendId(
+        campaign_id=flight.request.campaign_id,
+        send_id=str(memory.send_id),
+        queued=memory.queued,
+        reused=True,
+        attempts=flight.ask.attempt - 1 if flight.ask.attempt else 0,
+        request_id=memory.request_id,
+    )

@@ -1,0 +1,178 @@
+"""What can go wrong, as a tree to catch from.
+
+::
+
+    BrazeSendsError
+    ├── ConfigurationError (ValueError)      a bad argument; nothing was sent
+    ├── QuotaExhaustedError                  no quota within the wait allowed
+    ├── StoreError                           the quota's store is unreachable or damaged
+    ├── APIConnectionError                   no answer came
+    │   └── APITimeoutError (TimeoutError)   not within the timeout of an attempt
+    ├── APIStatusError                       an answer outside 2xx
+    │   ├── BadRequestError 400
+    │   ├── AuthenticationError 401
+    │   ├── PermissionDeniedError 403
+    │   ├── NotFoundError 404
+    │   ├── RateLimitError 429               only when nothing says when to come back
+    │   └── InternalServerError 5xx
+    └── APIResponseValidationError           a 2xx whose body is not what Braze documents
+
+All of them pickle, and none holds a key, a request header or a live response: they are made of
+text and numbers that have been cleaned of the key.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from braze_sends.models import RateLimit
+
+
+class BrazeSendsError(Exception):
+    """The root of every error this package raises.
+
+    Attributes:
+        message: what happened, in words.
+        quota_spent: whether the *whole call*, all its attempts together, has cost a slot of the
+            quota: ``False`` surely not, ``True`` surely, ``None`` unknown.
+        campaign_id: the campaign of the create that failed, or ``None`` outside a create.
+        send_id: the send ID that was asked for, also when the client made it, so that the same
+            pair can be asked for again; ``None`` if Braze was to name the send.
+    """
+
+    # Optional keywords, and state in ``__dict__``: what ``BaseException.__reduce__`` carries
+    # through a pickle without help.
+    def __init__(
+        self,
+        message: str,
+        *,
+        quota_spent: bool | None = False,
+        campaign_id: str | None = None,
+        send_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.quota_spent = quota_spent
+        self.campaign_id = campaign_id
+        self.send_id = send_id
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ConfigurationError(BrazeSendsError, ValueError):
+    """An argument, an option or the environment is unusable. Nothing was sent."""
+
+
+class QuotaExhaustedError(BrazeSendsError):
+    """No quota can be had within the wait that was allowed.
+
+    Either nothing was sent, or Braze answered 429 and said when to come back.
+
+    Attributes:
+        limit: sends a window, as far as known.
+        remaining: slots that are left (more than 0 where ``headroom`` keeps them).
+        resets_at: when the window ends (UTC), or ``None`` if Braze has not said.
+        retry_after: seconds until trying again makes sense, or ``None`` if nothing is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: int | None = None,
+        remaining: int | None = None,
+        resets_at: datetime | None = None,
+        retry_after: float | None = None,
+        quota_spent: bool | None = False,
+        campaign_id: str | None = None,
+        send_id: str | None = None,
+    ) -> None:
+        super().__init__(message, quota_spent=quota_spent, campaign_id=campaign_id, send_id=send_id)
+        self.limit = limit
+        self.remaining = remaining
+        self.resets_at = resets_at
+        self.retry_after = retry_after
+
+
+class StoreError(BrazeSendsError):
+    """The store that keeps the quota cannot be used. Nothing was sent."""
+
+
+class APIConnectionError(BrazeSendsError):
+    """No answer came: refused, reset, or broken off. ``quota_spent`` tells if it had been sent."""
+
+
+class APITimeoutError(APIConnectionError, TimeoutError):
+    """No answer came within the timeout of one attempt."""
+
+
+class APIResponseError(BrazeSendsError):
+    """An answer came, and it is no send ID.
+
+    Attributes:
+        status_code: the HTTP status.
+        errors: the items of Braze's ``errors`` list, strings or objects, cleaned of the key.
+        request_id: Braze's ``X-Request-Id``, which its support asks for.
+        rate_limit: the rate-limit headers of the answer, or ``None``.
+        retry_after: seconds after which the answer asks to come back, or ``None``.
+        from_edge: the body is not JSON: a CDN or proxy before Braze answered.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int = 0,
+        errors: tuple[object, ...] = (),
+        request_id: str | None = None,
+        rate_limit: RateLimit | None = None,
+        retry_after: float | None = None,
+        from_edge: bool = False,
+        quota_spent: bool | None = None,
+        campaign_id: str | None = None,
+        send_id: str | None = None,
+    ) -> None:
+        super().__init__(message, quota_spent=quota_spent, campaign_id=campaign_id, send_id=send_id)
+        self.status_code = status_code
+        self.errors = errors
+        self.request_id = request_id
+        self.rate_limit = rate_limit
+        self.retry_after = retry_after
+        self.from_edge = from_edge
+
+    def __str__(self) -> str:
+        request = f" (request {self.request_id})" if self.request_id else ""
+        return f"{self.status_code}: {self.message}{request}"
+
+
+class APIStatusError(APIResponseError):
+    """Braze, or something before it, answered with a status outside 2xx."""
+
+
+class BadRequestError(APIStatusError):
+    """400: bad syntax, or an unknown or malformed campaign."""
+
+
+class AuthenticationError(APIStatusError):
+    """401: a bad key, or a good key sent to another instance than its own."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """403: the key lacks ``sends.id.create``, or this address is not allowed."""
+
+
+class NotFoundError(APIStatusError):
+    """404: no such path; the base URL is not that of a Braze REST endpoint."""
+
+
+class RateLimitError(APIStatusError):
+    """429, and nothing says when to come back."""
+
+
+class InternalServerError(APIStatusError):
+    """5xx: Braze, or the proxy before it, failed."""
+
+
+class APIResponseValidationError(APIResponseError):
+    """A 2xx answer whose body is not what Braze documents."""

@@ -1,0 +1,104 @@
+"""Header text to values. What is blank, garbled, negative or absurd is unknown, never zero.
+
+Headers come as a mapping with lower-case names; a header sent twice arrives joined by a comma and
+so is garbled, as it should be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import attrs
+
+from braze_sends.models import RateLimit
+
+#: A day and an hour: longer than any wait that the daily quota can ask for.
+LONGEST_WAIT = 25 * 3600.0
+
+
+@attrs.frozen
+class AnswerHeaders:
+    """What the headers of one answer say.
+
+    Attributes:
+        rate_limit: the rate-limit triple, or ``None`` unless all three make sense.
+        retry_after: seconds to wait before another request, or ``None``.
+        date: the server's clock, epoch seconds with a resolution of one second, or ``None``.
+        request_id: Braze's ``X-Request-Id``, or ``None``.
+    """
+
+    rate_limit: RateLimit | None = None
+    retry_after: float | None = None
+    date: float | None = None
+    request_id: str | None = None
+
+
+def read(headers: Mapping[str, str], now: float) -> AnswerHeaders:
+    """Read an answer's headers.
+
+    Args:
+        headers: names in lower case.
+        now: our wall clock, epoch seconds; used for a ``Retry-After`` date without a ``Date``.
+    """
+    date = _http_date(headers.get("date"))
+    return AnswerHeaders(
+        rate_limit=_rate_limit(headers),
+        retry_after=_retry_after(headers, now if date is None else date),
+        date=date,
+        request_id=_request_id(headers.get("x-request-id")),
+    )
+
+
+def _rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
+    # https://www.braze.com/docs/api/api_limits/: the reset is in UTC epoch seconds. A 401 carries
+    # the three as empty strings.
+    limit, remaining, reset = (
+        _whole_number(headers.get(f"x-ratelimit-{name}"))
+        for name in ("limit", "remaining", "reset")
+    )
+    if not limit or remaining is None or remaining > limit or not reset:
+        return None
+    try:
+        return RateLimit(limit, remaining, datetime.fromtimestamp(reset, UTC))
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    # X-RateLimit-Retry-After (seconds) is documented for sibling APIs; Retry-After, RFC 9110
+    # section 10.2.3, is seconds or an HTTP date.
+    for name in ("retry-after", "x-ratelimit-retry-after"):
+        text = headers.get(name)
+        seconds: float | None = _whole_number(text)
+        if seconds is None and (date := _http_date(text)) is not None:
+            seconds = max(0.0, date - now)
+        if seconds is not None and seconds <= LONGEST_WAIT:
+            return float(seconds)
+    return None
+
+
+def _whole_number(text: str | None) -> int | None:
+    # int() alone would take "1_000", "+5" and digits of other scripts.
+    if text is None or not re.fullmatch(r"\s*[0-9]{1,15}\s*", text):
+        return None
+    return int(text)
+
+
+def _http_date(text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return date.timestamp()
+
+
+def _request_id(text: str | None) -> str | None:
+    text = (text or "").strip()
+    return text if text and len(text) <= 128 and text.isascii() and text.isprintable() else None

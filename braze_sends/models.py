@@ -1,0 +1,95 @@
+"""The values that callers hold. Plain data: no I/O, no key, nothing that changes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import attrs
+
+#: Braze: "A send ID is ASCII and at most 64 characters."
+#: https://www.braze.com/docs/api/identifier_types/
+MAX_SEND_ID_LENGTH = 64
+
+
+@attrs.frozen
+class RateLimit:
+    """The three rate-limit headers of one answer.
+
+    https://www.braze.com/docs/api/api_limits/
+
+    Attributes:
+        limit: requests allowed in the window.
+        remaining: requests left in it, 0 to ``limit``.
+        resets_at: when the window ends, UTC.
+    """
+
+    limit: int
+    remaining: int
+    resets_at: datetime
+
+    @property
+    def used(self) -> int:
+        """What the window has cost so far: ``limit - remaining``."""
+        return self.limit - self.remaining
+
+
+@attrs.frozen
+class CreateSendId:
+    """What to create.
+
+    Attributes:
+        campaign_id: the campaign's API identifier.
+        send_id: your name for the send, ASCII and 1 to 64 characters; ``None`` lets the client
+            name it.
+    """
+
+    campaign_id: str
+    send_id: str | None = None
+
+
+@attrs.frozen
+class SendId:
+    """A send ID that exists, or that Braze has queued.
+
+    Attributes:
+        campaign_id: the campaign it belongs to.
+        send_id: the send identifier, also what ``str()`` gives.
+        queued: Braze answered 202: it has taken the request and will create the ID later.
+        reused: it was created before; this call sent nothing and cost no quota.
+        attempts: requests that this call made, 0 if ``reused``.
+        request_id: Braze's ``X-Request-Id``, or ``None``.
+        rate_limit: the rate-limit headers of the answer, or ``None`` if there were none.
+    """
+
+    campaign_id: str
+    send_id: str
+    queued: bool = False
+    reused: bool = False
+    attempts: int = 1
+    request_id: str | None = None
+    rate_limit: RateLimit | None = None
+
+    def __str__(self) -> str:
+        return self.send_id
+
+
+@attrs.frozen
+class QuotaStatus:
+    """The quota as the store knows it at this moment.
+
+    Attributes:
+        limit: sends a window: Braze's number, or 100 until one was seen, or your ``daily_limit``
+            where that is lower.
+        remaining: slots that a create could still take.
+        in_flight: creates that hold a slot and are under way.
+        unconfirmed: attempts whose outcome nobody knows, each still charged with a slot.
+        resets_at: when the window ends, UTC, or ``None`` if unknown.
+        known: whether Braze's headers stand behind these numbers.
+    """
+
+    limit: int
+    remaining: int
+    in_flight: int
+    unconfirmed: int
+    resets_at: datetime | None
+    known: bool

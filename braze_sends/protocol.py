@@ -1,0 +1,326 @@
+"""The endpoint as pure functions: values to a request, ``(status, headers, body)`` to a result.
+
+``POST /sends/id/create``, https://www.braze.com/docs/api/endpoints/messaging/send_messages/post_create_send_ids/
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+import attrs
+from cattrs import Converter
+from cattrs.errors import BaseValidationError
+from cattrs.gen import make_dict_unstructure_fn
+
+from braze_sends.errors import (
+    APIConnectionError,
+    APIResponseError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    BrazeSendsError,
+    ConfigurationError,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    QuotaExhaustedError,
+    RateLimitError,
+)
+from braze_sends.headers import LONGEST_WAIT, AnswerHeaders
+from braze_sends.models import MAX_SEND_ID_LENGTH, CreateSendId, SendId
+from braze_sends.settings import ApiKey
+
+PATH = "/sends/id/create"
+
+#: No documented answer comes near; more is not read.
+MAX_BODY = 1024 * 1024
+
+#: Braze does not publish a bound for campaign identifiers; theirs are 36 characters.
+MAX_CAMPAIGN_ID_LENGTH = 256
+
+STATUS_ERRORS: Mapping[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    429: RateLimitError,
+}
+
+#: Refused before anybody looked at the pair, so that no slot is spent. Whether other errors are
+#: counted is not published; on an hourly bucket, 400s were seen to count.
+NOT_COUNTED = frozenset({401, 403, 429})
+
+
+@attrs.frozen
+class Reply:
+    """An answer, read whole unless it was ``too_long``. Header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    too_long: bool = False
+
+
+@attrs.frozen
+class NoReply:
+    """No answer, or only its head.
+
+    Attributes:
+        reason: what happened, in words, without the key.
+        sent: whether any byte of the request's body was written; if not, Braze cannot know of it.
+        timed_out: whether the attempt's timeout passed.
+        headers: those of an answer that broke off after its head; else empty.
+    """
+
+    reason: str
+    sent: bool
+    timed_out: bool = False
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class _Body:
+    send_id: str
+    message: str = ""
+
+
+def _strict_str(value: object, _: type[str]) -> str:
+    # cattrs would coerce: {"send_id": null} became the string 'None'.
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string, not {type(value).__name__}")
+    return value
+
+
+_converter = Converter()
+_converter.register_structure_hook(str, _strict_str)
+_converter.register_unstructure_hook(
+    CreateSendId,
+    make_dict_unstructure_fn(CreateSendId, _converter, _cattrs_omit_if_default=True),
+)
+
+
+def check_request(request: CreateSendId) -> CreateSendId:
+    """``request`` itself, if Braze could accept it.
+
+    Raises:
+        ConfigurationError: an ID is empty, no string, not ASCII, too long, or has control
+            characters or blanks around it. Nothing was sent.
+    """
+    for name, value, longest in (
+        ("campaign_id", request.campaign_id, MAX_CAMPAIGN_ID_LENGTH),
+        ("send_id", request.send_id, MAX_SEND_ID_LENGTH),
+    ):
+        if name == "send_id" and value is None:
+            continue
+        if problem := _problem(value, longest):
+            raise ConfigurationError(
+                f"{name} {problem}", campaign_id=request.campaign_id, send_id=request.send_id
+            )
+    return request
+
+
+def _problem(value: object, longest: int) -> str | None:
+    if not isinstance(value, str):
+        return f"must be a string, not {type(value).__name__}"
+    if not value.strip():
+        return "must not be empty"
+    if not value.isascii():
+        return "must be ASCII, as Braze requires"
+    if not value.isprintable():
+        return "must not contain control characters"
+    if value != value.strip():
+        return "must not begin or end with a blank"
+    if len(value) > longest:
+        return f"must be at most {longest} characters, not {len(value)}"
+    return None
+
+
+def build_body(request: CreateSendId) -> bytes:
+    """The JSON body; a ``send_id`` of ``None`` is left out."""
+    return json.dumps(_converter.unstructure(request), separators=(",", ":")).encode()
+
+
+def parse_response(
+    request: CreateSendId, reply: Reply | NoReply, headers: AnswerHeaders, key: ApiKey
+) -> SendId:
+    """The send ID that ``reply`` tells of.
+
+    Judged by the status and by what is there, never by wording, which drifts.
+
+    Raises:
+        APIConnectionError: there is no answer.
+        APIStatusError: the status is not 2xx; the subclass is by ``STATUS_ERRORS``.
+        APIResponseValidationError: 2xx, but no usable ``send_id``, and not queued either.
+    """
+    if isinstance(reply, NoReply):
+        failure = APITimeoutError if reply.timed_out else APIConnectionError
+        raise failure(
+            reply.reason,
+            quota_spent=None if reply.sent else False,
+            campaign_id=request.campaign_id,
+            send_id=request.send_id,
+        )
+    answer = _json(reply, key)
+    if not 200 <= reply.status < 300:
+        kind = STATUS_ERRORS.get(reply.status)
+        if kind is None:
+            kind = InternalServerError if reply.status >= 500 else APIStatusError
+        raise _error(kind, request, reply, headers, key, answer)
+    if isinstance(answer, dict) and (queued := _queued(request, reply, headers, answer)):
+        return queued
+    try:
+        body = _converter.structure(answer, _Body)
+    except (BaseValidationError, TypeError, ValueError, KeyError, AttributeError):
+        body = None
+    if body is None or not body.send_id.strip():
+        raise _error(APIResponseValidationError, request, reply, headers, key, answer)
+    return SendId(
+        campaign_id=request.campaign_id,
+        send_id=body.send_id,
+        request_id=headers.request_id,
+        rate_limit=headers.rate_limit,
+    )
+
+
+def _queued(
+    request: CreateSendId, reply: Reply, headers: AnswerHeaders, answer: dict[str, object]
+) -> SendId | None:
+    # 202 {"message": "queued"}: maintenance mode, in older documentation. The ID that was asked
+    # for will exist; a name that Braze would choose cannot be known, so that one is an error.
+    says_queued = reply.status == 202 or answer.get("message") == "queued"
+    if not says_queued or "send_id" in answer or answer.get("errors") or request.send_id is None:
+        return None
+    return SendId(
+        campaign_id=request.campaign_id,
+        send_id=request.send_id,
+        queued=True,
+        request_id=headers.request_id,
+        rate_limit=headers.rate_limit,
+    )
+
+
+def leaves_pair_in_doubt(error: BrazeSendsError) -> bool:
+    """Whether the pair may exist all the same; asking for it again is then a repeat.
+
+    A 4xx says that it was not created, though not that nothing was counted.
+    """
+    answered = isinstance(error, APIStatusError) and 400 <= error.status_code < 500
+    return error.quota_spent is None and not answered
+
+
+def exhausted(error: RateLimitError, headers: AnswerHeaders, now: float) -> BrazeSendsError:
+    """What a 429 means to the caller.
+
+    Args:
+        error: the 429.
+        headers: of its answer.
+        now: our wall clock, epoch seconds, for an answer without ``Date``.
+
+    Returns:
+        a ``QuotaExhaustedError`` if anything says when to come back, else ``error`` itself.
+    """
+    rate_limit = headers.rate_limit
+    used_up = rate_limit is not None and rate_limit.remaining == 0
+    retry_after = headers.retry_after
+    if rate_limit is not None and used_up:
+        wait = rate_limit.resets_at.timestamp() - (now if headers.date is None else headers.date)
+        used_up = 0 < wait <= LONGEST_WAIT
+        retry_after = wait if used_up else retry_after
+    if retry_after is None:
+        return error
+    return QuotaExhaustedError(
+        f"Braze answered 429: {error.message}; come back in {retry_after:.0f} s",
+        limit=rate_limit.limit if rate_limit and used_up else None,
+        remaining=0 if used_up else None,
+        resets_at=rate_limit.resets_at if rate_limit and used_up else None,
+        retry_after=retry_after,
+        campaign_id=error.campaign_id,
+        send_id=error.send_id,
+    )
+
+
+def says_it_exists(error: BrazeSendsError) -> bool:
+    """Whether a 400 says that the *send* exists already.
+
+    The one place that reads wording, since there is no machine code for it. Narrow on purpose: it
+    must name a send and say that it exists, is taken, or is a duplicate; an unknown campaign or a
+    catalog that exists does not match. Asked only for the repeat of an attempt in doubt.
+    """
+    if not isinstance(error, BadRequestError):
+        return False
+    texts = [error.message, *(json.dumps(item) for item in error.errors)]
+    return any(
+        re.search(r"\bsend(?:[ _-]?id(?:entifier)?)?s?\b|\bsendId\b", text, re.IGNORECASE)
+        and re.search(
+            r"\balready (?:exists?|(?:been )?(?:created|used|taken)|in use)\b|\bduplicate\b",
+            text,
+            re.IGNORECASE,
+        )
+        for text in texts
+    )
+
+
+def _json(reply: Reply, key: ApiKey) -> object | None:
+    """The body as JSON without the key, or ``None``."""
+    if reply.too_long:
+        return None
+    try:
+        # Cleaned before parsing and after: the echo may be escaped one way or the other.
+        answer = json.loads(key.scrub(reply.body.decode("utf-8-sig")))
+        return json.loads(key.scrub(json.dumps(answer)))  # type: ignore[no-any-return]  # any JSON
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error(
+    kind: type[APIResponseError],
+    request: CreateSendId,
+    reply: Reply,
+    headers: AnswerHeaders,
+    key: ApiKey,
+    answer: object | None,
+) -> APIResponseError:
+    message, errors = "", ()
+    if isinstance(answer, dict):
+        message = answer["message"] if isinstance(answer.get("message"), str) else ""
+        listed = answer.get("errors")
+        errors = tuple(listed) if isinstance(listed, list) else ()
+    elif not reply.too_long:
+        message = key.scrub(_plain_text(reply.body))
+    if kind is APIResponseValidationError:
+        message = f"{_complaint(reply, answer)}{f': {message}' if message else ''}"
+    elif 300 <= reply.status < 400:
+        message = "redirected, which is never followed since the key would go with it"
+    request_id = headers.request_id and key.scrub(headers.request_id)
+    return kind(
+        message or "no message",
+        status_code=reply.status,
+        errors=errors,
+        request_id=request_id,
+        rate_limit=headers.rate_limit,
+        retry_after=headers.retry_after,
+        # Empty says nothing of who answered; other text that is no JSON is not of Braze's making.
+        from_edge=answer is None and not reply.too_long and bool(reply.body.strip()),
+        quota_spent=False if reply.status in NOT_COUNTED else None,
+        campaign_id=request.campaign_id,
+        send_id=request.send_id,
+    )
+
+
+def _complaint(reply: Reply, answer: object | None) -> str:
+    if reply.too_long:
+        return f"the body is over {MAX_BODY} bytes and was not read to its end"
+    if answer is None:
+        return "the body is not JSON" if reply.body.strip() else "the body is empty"
+    if not isinstance(answer, dict):
+        return "the body is not a JSON object"
+    return "the body has no usable send_id"
+
+
+def _plain_text(body: bytes, longest: int = 200) -> str:
+    text = re.sub(r"<[^>]*>", " ", body[:4096].decode("utf-8", "replace"))
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:longest]

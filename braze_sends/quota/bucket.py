@@ -1,0 +1,529 @@
+"""The quota rule: one day's tokens, refilled whole when the window ends, fed by the headers.
+
+**What must hold.** P1: no more is created in a window than its limit, and a workspace that nobody
+else uses draws no 429, but for the repeat of an attempt whose answer was lost and for the canary
+that asks whether old doubts were real. P2: every token comes back or is accounted for, and nothing
+waits for ever.
+
+The rule in one line: ``free = limit - max(used seen in this window) - open leases - charges``,
+with ``used = limit - remaining`` of the headers, which only grows within a window.
+
+- A *lease* is the right to one create. It is taken before the first byte and closed once. Past its
+  *deadline* its owner is taken for dead.
+- A *charge* outlives its attempt: a *doubt* (timeout, reset, 5xx: Braze may have counted it, now or
+  a little later) or a *certain* one (a success without headers). It goes when a believed answer
+  must have counted it already, or when the window ends.
+- While the state is *unknown* (cold start, new window, after a 429) a *canary* goes first.
+
+Two clocks. ``now`` is the steady clock of the store, in seconds from any origin: deadlines and the
+order of things go by it. Braze's own time is ``now + offset``, corrected by ``Date``; only the
+window's end goes by that.
+
+Pure: no clock, no randomness, no I/O. Every transition can be repeated without harm, since a store
+may run it twice and a reply of the store may be lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from enum import Enum
+
+import attrs
+
+from braze_sends.headers import LONGEST_WAIT
+
+#: https://www.braze.com/docs/api/endpoints/messaging/send_messages/post_create_send_ids/
+ASSUMED_LIMIT = 100
+DAY = 86_400.0
+#: Past its attempt's timeout, what a lease is allowed for its owner to say how it ended.
+LEASE_GRACE = 5.0
+#: So many timeouts after an attempt began, Braze is done with it, whatever came of it.
+RIPE_TIMEOUTS = 3
+#: The reset second itself can still be refused.
+RESET_MARGIN = 1.0
+#: Resets this close are the same window: the headers have whole seconds.
+SAME_RESET = 2.0
+#: A window with less than this left may have ended already, by the clock of whoever answered.
+CLOSING = 5.0
+#: The first pause after a 429 that does not say how long, and the longest; doubled in between.
+#: Two seconds, so that a window that opens six seconds late draws two refusals and not eight.
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0
+
+
+class Reason(Enum):
+    """What a create waits for."""
+
+    QUOTA = "quota"  #: a token, or the end of a block: counts as a wait for quota
+    CANARY = "canary"  #: the attempt that asks for the state: bounded by one attempt's timeout
+    PAIR = "pair"  #: the same pair is under way elsewhere: bounded by its lease
+
+
+@attrs.frozen
+class Ask:
+    """One create that wants to make an attempt.
+
+    Attributes:
+        lease: the lease's ID, made by the client, the same for all attempts of one create.
+        attempt: 1 for the first attempt.
+        pair: names the pair to create; ``None`` if Braze is to name the send.
+        timeout: seconds that the attempt may take.
+        headroom: slots to leave untouched.
+        cap: the caller's own limit a window, or ``None``.
+    """
+
+    lease: str
+    attempt: int
+    pair: str | None
+    timeout: float
+    headroom: int = 0
+    cap: int | None = None
+
+
+@attrs.frozen
+class Grant:
+    """Go: ``begun`` is when, on the steady clock."""
+
+    begun: float
+
+
+@attrs.frozen
+class Wait:
+    """Not now. ``until`` is the earliest time at which that changes, ``None`` if any moment may,
+    and infinite if never."""
+
+    reason: Reason
+    until: float | None = None
+
+
+@attrs.frozen
+class Window:
+    """What the rate-limit headers of one answer say; ``reset`` in Braze's epoch seconds."""
+
+    limit: int
+    used: int
+    reset: float
+
+
+@attrs.frozen
+class Answer:
+    """How an attempt ended, as far as the quota is concerned.
+
+    Attributes:
+        spent: whether Braze counted it: ``True``, ``False``, or ``None`` for unknown.
+        in_doubt: whether it may have created its pair, so that a repeat creates nothing new.
+        window: the rate-limit headers, or ``None`` without usable ones.
+        date: the answer's ``Date``, epoch seconds, or ``None``.
+        refused: whether it was a 429.
+        retry_after: seconds that the answer asks to wait, or ``None``.
+        jitter: 0 to 1, drawn by the caller.
+    """
+
+    spent: bool | None
+    in_doubt: bool = False
+    window: Window | None = None
+    date: float | None = None
+    refused: bool = False
+    retry_after: float | None = None
+    jitter: float = 0.0
+
+
+@attrs.frozen
+class Lease:
+    """An open lease; ``attempt`` is ``None`` between two attempts."""
+
+    pair: str | None
+    attempt: int | None
+    begun: float
+    deadline: float
+    ripe: float
+    asks_doubts: bool = False
+
+
+@attrs.frozen
+class Charge:
+    """A slot that may be, or is, spent beyond what the headers have told.
+
+    Attributes:
+        ripe: a believed answer to a request begun at or after this has counted it, if ever it is
+            counted.
+        certain: a success without headers.
+        asked: a canary for it was refused: it stays until the window ends.
+    """
+
+    pair: str | None
+    ripe: float
+    certain: bool = False
+    asked: bool = False
+
+
+@attrs.frozen
+class Status:
+    """The numbers to show. ``reset`` is in Braze's epoch seconds."""
+
+    limit: int
+    remaining: int
+    in_flight: int
+    unconfirmed: int
+    reset: float | None
+
+
+@attrs.frozen
+class Rumour:
+    """A limit higher than ours that one answer named, and when that answer came."""
+
+    limit: int
+    reset: float
+    seen: float
+
+
+@attrs.define
+class Bucket:
+    """The state of one workspace's quota, and its transitions.
+
+    Attributes:
+        offset: Braze's epoch seconds minus the steady clock.
+        reset: when the window ends, Braze's epoch seconds; ``None`` until a believed answer came.
+        known: whether the state is good enough for more than a canary.
+        learned: when the last believed answer was taken in.
+        unknown_since: attempts begun before this are no canaries.
+        canaries: how many attempts may be out while the state is unknown.
+        created: sends created through this store in the window that ends at ``created_reset``.
+        cleared: doubts cleared in it, each of which may have been a create.
+        refusals: 429s in a row that did not say how long to wait.
+    """
+
+    offset: float
+    limit: int = ASSUMED_LIMIT
+    used: int = 0
+    reset: float | None = None
+    known: bool = False
+    learned: float = -math.inf
+    unknown_since: float = -math.inf
+    canaries: int = 1
+    blocked_until: float = -math.inf
+    refusals: int = 0
+    created: int = 0
+    cleared: int = 0
+    created_reset: float | None = None
+    rumour: Rumour | None = None
+    leases: dict[str, Lease] = attrs.field(factory=dict)
+    charges: dict[str, Charge] = attrs.field(factory=dict)
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def advance(self, now: float) -> list[str]:
+        """Let time pass: dead owners, the window's end, charges that lapse.
+
+        Returns:
+            the pairs that have come to be in doubt.
+        """
+        doubted = []
+        for name, lease in list(self.leases.items()):
+            if lease.deadline <= now:
+                del self.leases[name]
+                # Between two attempts nothing was under way, so nothing is in doubt.
+                if lease.attempt is not None:
+                    self.charges[f"{name}.{lease.attempt}"] = Charge(lease.pair, lease.ripe)
+                    self._canary_ended(lease.begun)
+                    if lease.pair is not None:
+                        doubted.append(lease.pair)
+        if self.reset is not None and now + self.offset >= self.reset + RESET_MARGIN:
+            self._end_window(self.reset, now)
+        if self.reset is None:
+            # No window is known, so no window's end will free them.
+            self._keep_charges(lambda charge: now < charge.ripe + DAY)
+        return doubted
+
+    def next_change(self, now: float) -> float:
+        """When ``advance`` or the waiting next changes by itself; infinite if never."""
+        times = [self.blocked_until, *(lease.deadline for lease in self.leases.values())]
+        times += [charge.ripe for charge in self.charges.values()]
+        if self.reset is not None:
+            times.append(self.reset - self.offset + RESET_MARGIN)
+        else:
+            times += [charge.ripe + DAY for charge in self.charges.values()]
+        return min((time for time in times if time > now), default=math.inf)
+
+    def _end_window(self, reset: float, now: float) -> None:
+        # An attempt that was not yet ripe at the reset may be counted in the new window. Braze's
+        # time is known to about two seconds.
+        end = reset - self.offset - SAME_RESET
+        self._keep_charges(lambda charge: not charge.asked and charge.ripe > end)
+        self.used, self.reset = 0, None
+        self.created = self.cleared = 0
+        self._forget_state(now)
+
+    def _forget_state(self, now: float) -> None:
+        self.known, self.unknown_since, self.canaries = False, now, 1
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    def reserve(self, asks: Iterable[Ask], now: float) -> list[Grant | Wait]:
+        """Answer those who wait, in their order; ``advance`` comes first.
+
+        First come, first served, and only one that asks with less headroom may pass another. A
+        repeat of an attempt in doubt needs no token, since it creates nothing new, and passes.
+        """
+        holders = {lease.pair: name for name, lease in self.leases.items()}
+        doubted = {charge.pair for charge in self.charges.values() if not charge.certain}
+        holders.pop(None, None)
+        doubted.discard(None)
+        decisions: list[Grant | Wait] = []
+        stop: tuple[Wait, float] | None = None
+        for ask in asks:
+            repeat = ask.pair in doubted
+            decision: Grant | Wait
+            if stop and not repeat and ask.lease not in self.leases and ask.headroom >= stop[1]:
+                decision = stop[0]
+            else:
+                holder = holders.get(ask.pair) if ask.pair is not None else None
+                decision = self._decide(ask, now, repeat, holder)
+                if isinstance(decision, Grant):
+                    if ask.pair is not None:
+                        holders[ask.pair] = ask.lease
+                elif decision.reason is Reason.CANARY or now < self.blocked_until:
+                    stop = (decision, -math.inf)
+                elif decision.reason is Reason.QUOTA and self._room() <= ask.headroom:
+                    stop = (decision, ask.headroom)
+            decisions.append(decision)
+        return decisions
+
+    def _decide(self, ask: Ask, now: float, repeat: bool, holder: str | None) -> Grant | Wait:
+        lease = self.leases.get(ask.lease)
+        if lease is not None and lease.attempt == ask.attempt:
+            return Grant(lease.begun)  # asked again, because the store's reply was lost
+        if holder is not None and holder != ask.lease and holder in self.leases:
+            return Wait(Reason.PAIR, self.leases[holder].deadline)
+        if now < self.blocked_until:
+            self.leases.pop(ask.lease, None)  # not held while it waits: others see the token free
+            return Wait(Reason.QUOTA, self.blocked_until)
+        asks_doubts = False
+        if not repeat:
+            if not self.known and self._canaries_out() >= self.canaries:
+                return Wait(Reason.CANARY)
+            if lease is None and self.free(ask) < 1:
+                if self._time_for_doubts(ask, now) > now:
+                    return Wait(Reason.QUOTA, self._free_at(ask, now))
+                asks_doubts = True
+        self.leases[ask.lease] = Lease(
+            pair=ask.pair,
+            attempt=ask.attempt,
+            begun=now,
+            deadline=now + ask.timeout + LEASE_GRACE,
+            ripe=now + RIPE_TIMEOUTS * ask.timeout,
+            asks_doubts=asks_doubts,
+        )
+        return Grant(now)
+
+    def free(self, ask: Ask) -> int:
+        """Tokens that ``ask`` could take; below 1, none."""
+        if ask.cap is None:
+            return self._room() - ask.headroom
+        # A cleared doubt may have been a create, but no more were than the headers count.
+        created = self.created + min(self.cleared, max(0, self.used - self.created))
+        own = ask.cap - created - len(self.leases) - len(self.charges)
+        return min(self._room(), own) - ask.headroom
+
+    def _room(self) -> int:
+        return self.limit - self.used - len(self.leases) - len(self.charges)
+
+    def _time_for_doubts(self, ask: Ask, now: float) -> float:
+        """When a canary may ask whether the doubts that fill the quota were real.
+
+        That is when, if all that are ripe were in vain, there would be a token; and nothing may be
+        open, since an answer that is on its way tells the same for nothing.
+        """
+        missing = 1 - self.free(ask)
+        ripening = sorted(c.ripe for c in self.charges.values() if not c.certain and not c.asked)
+        if self.leases or len(ripening) < missing:
+            return math.inf
+        return ripening[missing - 1]
+
+    def _free_at(self, ask: Ask, now: float) -> float | None:
+        if min(self.limit, math.inf if ask.cap is None else ask.cap) <= ask.headroom:
+            return math.inf
+        if self.leases:
+            return None
+        times = [self._time_for_doubts(ask, now)]
+        if self.reset is not None:
+            times.append(self.reset - self.offset + RESET_MARGIN)
+        else:
+            missing = 1 - self.free(ask)
+            lapsing = sorted(charge.ripe + DAY for charge in self.charges.values())
+            times += lapsing[missing - 1 : missing]
+        return min(times)
+
+    def _canaries_out(self) -> int:
+        return sum(
+            lease.attempt is not None and lease.begun >= self.unknown_since
+            for lease in self.leases.values()
+        )
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def finish(
+        self, ask: Ask, grant: Grant, answer: Answer, now: float, *, keep: bool = False
+    ) -> None:
+        """Take in how an attempt ended.
+
+        Args:
+            ask: with the attempt's number.
+            grant: what allowed it.
+            keep: whether another attempt of the same create follows, so that its token is kept.
+        """
+        name = f"{ask.lease}.{ask.attempt}"
+        lease = self.leases.get(ask.lease)
+        mine = lease is not None and lease.attempt == ask.attempt
+        asked_doubts = lease is not None and mine and lease.asks_doubts
+        # Its owner may have been stopped past the deadline, and taken for dead.
+        late = self.charges.pop(name, None) is not None
+        believed = self._observe(answer, grant.begun, now)
+        if mine or late:
+            ripe = grant.begun + RIPE_TIMEOUTS * ask.timeout
+            if believed:
+                self.created += answer.spent is True
+                self.cleared += answer.spent is None
+            elif answer.spent is True:
+                self.charges[name] = Charge(ask.pair, now, certain=True)
+            elif answer.spent is None:
+                self.charges[name] = Charge(ask.pair if answer.in_doubt else None, ripe)
+        if lease is not None and mine:
+            if keep and not answer.refused:
+                self.leases[ask.lease] = attrs.evolve(lease, attempt=None)
+            else:
+                del self.leases[ask.lease]
+        if answer.refused:
+            self._refused(answer, believed, grant.begun, now, asked_doubts)
+        elif believed or answer.spent:
+            self.refusals = 0
+        if not believed and not answer.refused and mine:
+            self._canary_ended(grant.begun)
+
+    def close(self, lease: str) -> None:
+        """Give up a lease between two attempts; the doubts of its attempts stay."""
+        self.leases.pop(lease, None)
+
+    def _canary_ended(self, begun: float) -> None:
+        # Without headers: twice as many may ask, so that a hanging pair, a dead process or a
+        # vendor without headers does not hold up the rest.
+        if not self.known and begun >= self.unknown_since:
+            self.canaries = min(2 * self.canaries, 1 << 20)
+
+    def _refused(
+        self, answer: Answer, believed: bool, begun: float, now: float, asked_doubts: bool
+    ) -> None:
+        window = answer.window
+        ends = -math.inf if window is None else window.reset - self.offset + RESET_MARGIN
+        if window and window.used == window.limit and now < ends <= now + LONGEST_WAIT:
+            until = ends
+        else:
+            # Another limiter's, by its own headers, or nothing that tells: all back off.
+            until = answer.retry_after or 0.0
+            if answer.retry_after is None:
+                until = min(FIRST_PAUSE * 2**self.refusals, LONGEST_PAUSE)
+                self.refusals = min(self.refusals + 1, 16)
+            until = now + max(until, RESET_MARGIN) * (1 + answer.jitter / 10)
+            if asked_doubts and not believed:
+                for name, charge in self.charges.items():
+                    if not charge.certain and charge.ripe <= begun:
+                        self.charges[name] = attrs.evolve(charge, asked=True)
+        self.blocked_until = max(self.blocked_until, until)
+        self._forget_state(now)
+
+    def _observe(self, answer: Answer, begun: float, now: float) -> bool:
+        """Merge the headers; whether they were believed."""
+        if answer.date is not None:
+            # Date has whole seconds and was written between ``begun`` and ``now``. Outside of what
+            # that allows, the lower bound: a window must not be thought over too early.
+            low, high = answer.date - now, answer.date + 1.0 - begun
+            if not low <= self.offset <= high:
+                self.offset = low
+        window = answer.window
+        if window is None or not self._believable(window, begun, now):
+            return False
+        if self.reset is None or abs(window.reset - self.reset) > SAME_RESET:
+            if self.reset is not None and window.reset > self.reset:
+                self._end_window(self.reset, now)
+            self.limit, self.used, self.reset = window.limit, window.used, window.reset
+            if self.created_reset is None or window.reset > self.created_reset + SAME_RESET:
+                self.created = self.cleared = 0
+            self.created_reset = window.reset
+        else:
+            # Within a window ``used`` only grows, so a higher one is a later truth.
+            if begun >= self.learned or window.used > self.used:
+                self.limit = window.limit
+            self.used = max(self.used, window.used)
+        self.learned = now
+        self.rumour = None
+        # An answer to a request from before cannot tell what has been counted since.
+        self.known = self.known or begun >= self.unknown_since
+        for name, charge in list(self.charges.items()):
+            if begun >= charge.ripe:
+                del self.charges[name]
+                self.created += charge.certain
+                self.cleared += not charge.certain
+        return True
+
+    def _believable(self, window: Window, begun: float, now: float) -> bool:
+        """Whether the headers are of this bucket, and of a window that has not ended."""
+        braze_now = now + self.offset
+        if not braze_now - RESET_MARGIN < window.reset <= braze_now + LONGEST_WAIT:
+            return False
+        later_window = self.reset is None or window.reset > self.reset + SAME_RESET
+        after_all = begun >= self.learned
+        if self.reset is None:
+            pass
+        elif later_window:
+            # Windows are fixed: while ours is still ahead, a later one is another bucket's, or a
+            # proxy's clock. A lower limit tells that *ours* was: the daily bucket is the small one.
+            if braze_now <= self.reset - CLOSING and window.limit >= self.limit:
+                return False
+        elif window.reset < self.reset - SAME_RESET:
+            # An old window's, or another bucket's, unless it contradicts ours with all that is
+            # known behind it: then ours was wrong.
+            return after_all and window.limit == self.limit
+        elif (
+            window.limit != self.limit and after_all and window.used < min(self.used, window.limit)
+        ):
+            return False  # ``used`` cannot fall: another bucket's
+        return window.limit <= self.limit or self._raised(window, begun, now, later_window)
+
+    def _raised(self, window: Window, begun: float, now: float, later_window: bool) -> bool:
+        """Whether to believe a limit that is higher than ours.
+
+        It may be that of another bucket: Braze's general one allows 250,000 an hour. Ours it is if
+        our own traffic explains what it counts, or if a second answer says the same.
+        """
+        counted = 0 if later_window else self.used
+        if counted <= window.used <= counted + len(self.leases) + len(self.charges):
+            return True
+        rumour = self.rumour
+        if rumour and rumour.limit == window.limit and begun >= rumour.seen:
+            return abs(rumour.reset - window.reset) <= SAME_RESET
+        self.rumour = Rumour(window.limit, window.reset, now)
+        return False
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def forget(self, now: float) -> None:
+        """Forget what was learnt, never the leases and charges."""
+        self.limit, self.used, self.reset = ASSUMED_LIMIT, 0, None
+        self.learned = self.blocked_until = -math.inf
+        self.refusals, self.rumour = 0, None
+        self._forget_state(now)
+
+    def status(self, cap: int | None = None) -> Status:
+        """The numbers to show, under the caller's own ``cap``."""
+        ask = Ask("", 0, None, 0.0, cap=cap)
+        doubts = sum(not charge.certain for charge in self.charges.values())
+        return Status(
+            limit=self.limit if cap is None else min(self.limit, cap),
+            remaining=max(0, self.free(ask)),
+            in_flight=len(self.leases),
+            unconfirmed=doubts,
+            reset=self.reset,
+        )
+
+    def _keep_charges(self, wanted: Callable[[Charge], bool]) -> None:
+        self.charges = {name: charge for name, charge in self.charges.items() if wanted(charge)}

@@ -1,0 +1,374 @@
+"""Who waits for the quota, in this process: a queue, one timer, and transactions in groups.
+
+**What must hold.** Whoever is granted a lease gets it or gives it back, wherever cancellation
+strikes. A waiter is woken by each event that could serve it: an answer, a lease's deadline, the
+window's end, the end of its own patience. No transaction is interrupted, since it runs in a task
+that no caller owns; its operations can be repeated without harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import attrs
+
+from braze_sends.errors import BrazeSendsError, QuotaExhaustedError, StoreError
+from braze_sends.models import QuotaStatus
+from braze_sends.quota.bucket import LEASE_GRACE, Answer, Ask, Grant, Reason, Status, Wait
+from braze_sends.quota.store import Remembered, Store, Transaction
+
+T = TypeVar("T")
+
+#: Another process may free what is waited for: on a shared store, look again after the first, and
+#: ever more seldom, in seconds.
+FIRST_LOOK, LAST_LOOK = 0.25, 5.0
+#: Keeps processes from asking in the same instant when a window ends, in seconds.
+JITTER = 0.1
+
+_tickets = itertools.count()
+_limiters: WeakValueDictionary[tuple[int, int, str], Limiter] = WeakValueDictionary()
+
+
+@attrs.define(eq=False)
+class Patience:
+    """How long one create may still wait for quota, all its waits together.
+
+    Attributes:
+        left: seconds; infinite to wait for ever.
+        ticket: its place in the queue, kept over its attempts.
+    """
+
+    left: float
+    ticket: int = attrs.field(factory=lambda: next(_tickets))
+
+
+@attrs.frozen
+class Held:
+    """A lease of ours.
+
+    Attributes:
+        grant: to be handed back with the answer.
+        deadline: loop time past which it is ours no more, so that nothing may be sent on it.
+    """
+
+    grant: Grant
+    deadline: float
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    ask: Ask
+    patience: Patience
+    future: asyncio.Future[Held | Remembered]
+    waits_since: float | None = None
+
+    def spend(self, now: float) -> None:
+        """Take the wait for quota that ends now from the patience."""
+        if self.waits_since is not None:
+            self.patience.left -= now - self.waits_since
+            self.waits_since = None
+
+
+@attrs.define(eq=False)
+class _Operation:
+    run: Callable[[Transaction], Any]
+    pair: str | None
+    future: asyncio.Future[Any]
+
+
+@attrs.frozen
+class _Outcome:
+    """What one transaction gave."""
+
+    now: float
+    results: list[Any]
+    decisions: list[Grant | Remembered | Wait]
+    status: Status
+    offset: float
+    next_change: float
+
+
+class Limiter:
+    """The quota of one workspace, as the tasks of one event loop see it.
+
+    Clients that share a store share its limiter too, so that there is one queue.
+    """
+
+    def __init__(self, store: Store, workspace: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._store = store
+        self._workspace = workspace
+        self._loop = loop
+        self._queue: dict[int, _Waiter] = {}
+        self._operations: list[_Operation] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._look_again = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause = FIRST_LOOK
+
+    @classmethod
+    def of(cls, store: Store, workspace: str) -> Limiter:
+        """The limiter of ``workspace`` in ``store`` for the running loop."""
+        loop = asyncio.get_running_loop()
+        key = (id(store), id(loop), workspace)  # the limiter holds both, so the ids stay theirs
+        limiter = _limiters.get(key)
+        if limiter is None:
+            limiter = _limiters[key] = cls(store, workspace, loop)
+        return limiter
+
+    async def acquire(self, ask: Ask, patience: Patience) -> Held | Remembered:
+        """Wait for the right to make an attempt.
+
+        Returns:
+            a lease, or what is remembered of the pair, if it exists already.
+
+        Raises:
+            QuotaExhaustedError: the wait is, or would be, longer than ``patience`` allows.
+            StoreError: the store cannot be used.
+        """
+        waiter = _Waiter(ask, patience, self._loop.create_future())
+        late_comer = not self._queue or patience.ticket > next(reversed(self._queue))
+        self._queue[patience.ticket] = waiter
+        if not late_comer:  # a further attempt keeps the place of the first
+            self._queue = dict(sorted(self._queue.items()))
+        self._kick()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            self._queue.pop(patience.ticket, None)
+            if not waiter.future.cancelled() and waiter.future.exception() is None:
+                self._give_back(waiter)
+            raise
+
+    async def finish(
+        self,
+        ask: Ask,
+        grant: Grant,
+        answer: Answer,
+        *,
+        memory: Remembered | None,
+        keep: bool = False,
+    ) -> None:
+        """Take in how an attempt ended, and remember what became of its pair, in one step.
+
+        Repeatable; once called, it happens even if the caller is cancelled meanwhile.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+
+        def settle(transaction: Transaction) -> None:
+            transaction.bucket.finish(ask, grant, answer, transaction.now, keep=keep)
+            if ask.pair is not None and memory is not None:
+                # A doubt never covers up what is known.
+                known = transaction.pairs.get(ask.pair)
+                if memory.send_id is not None or known is None:
+                    transaction.pairs[ask.pair] = memory
+
+        await self._run(settle, ask.pair)
+
+    async def close(self, ask: Ask) -> None:
+        """Give up the lease of a create that makes no further attempt."""
+        await self._run(lambda transaction: transaction.bucket.close(ask.lease))
+
+    async def recall(self, pair: str) -> Remembered | None:
+        """What is remembered of ``pair``.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        return await self._run(lambda transaction: transaction.pairs.get(pair), pair)
+
+    async def status(self, cap: int | None) -> QuotaStatus:
+        """The quota as the store knows it, under the caller's own ``cap``.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        status: Status = await self._run(lambda transaction: transaction.bucket.status(cap))
+        return QuotaStatus(
+            limit=status.limit,
+            remaining=status.remaining,
+            in_flight=status.in_flight,
+            unconfirmed=status.unconfirmed,
+            resets_at=_utc(status.reset),
+            known=status.reset is not None,
+        )
+
+    async def forget(self) -> None:
+        """Forget what was learnt from headers.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        await self._run(lambda transaction: transaction.bucket.forget(transaction.now))
+
+    # --- transactions ----------------------------------------------------------------------------
+
+    async def _run(self, change: Callable[[Transaction], T], pair: str | None = None) -> T:
+        operation = _Operation(change, pair, self._loop.create_future())
+        self._operations.append(operation)
+        self._kick()
+        result: T = await operation.future
+        return result
+
+    def _kick(self) -> None:
+        """See to it that a transaction takes place with what has gathered."""
+        self._look_again = True
+        if self._committing is None:
+            self._committing = self._loop.create_task(self._commit())
+            self._committing.add_done_callback(self._committed)
+
+    def _committed(self, task: asyncio.Task[None]) -> None:
+        self._committing = None
+        # The end of a loop cancels every task, this one too; those who wait still need it.
+        if self._look_again and not self._loop.is_closed():
+            self._kick()
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "the limiter failed", "exception": error})
+
+    async def _commit(self) -> None:
+        while self._look_again:
+            self._look_again = False
+            operations, self._operations = self._operations, []
+            waiters = list(self._queue.values())
+            started = self._loop.time()
+            try:
+                outcome = await self._transact(operations, waiters)
+            except asyncio.CancelledError:
+                self._operations = operations + self._operations
+                self._look_again = True
+                raise
+            except Exception as error:  # whatever a store raises, nobody may be left waiting
+                self._fail(error, operations, waiters)
+                continue
+            for operation, result in zip(operations, outcome.results, strict=True):
+                if not operation.future.done():
+                    operation.future.set_result(result)
+            self._deliver(waiters, outcome, started)
+            self._arm(outcome)
+
+    async def _transact(self, operations: list[_Operation], waiters: list[_Waiter]) -> _Outcome:
+        asks = [waiter.ask for waiter in waiters]
+        pairs = {pair for pair in (o.pair for o in operations) if pair is not None}
+        pairs |= {ask.pair for ask in asks if ask.pair is not None}
+
+        def change(transaction: Transaction) -> _Outcome:
+            bucket, now = transaction.bucket, transaction.now
+            for pair in bucket.advance(now):
+                transaction.pairs.setdefault(pair, Remembered(None))
+            results = [operation.run(transaction) for operation in operations]
+            known: dict[str, Remembered] = {
+                ask.lease: memory
+                for ask in asks
+                if ask.pair is not None
+                and (memory := transaction.pairs.get(ask.pair)) is not None
+                and memory.send_id is not None
+            }
+            for lease in known:
+                bucket.close(lease)
+            asking = [ask for ask in asks if ask.lease not in known]
+            decided = iter(bucket.reserve(asking, now))
+            return _Outcome(
+                now=now,
+                results=results,
+                decisions=[known.get(ask.lease) or next(decided) for ask in asks],
+                status=bucket.status(),
+                offset=bucket.offset,
+                next_change=bucket.next_change(now),
+            )
+
+        return await self._store.transact(self._workspace, pairs, change)
+
+    def _deliver(self, waiters: list[_Waiter], outcome: _Outcome, started: float) -> None:
+        now = self._loop.time()
+        for waiter, decision in zip(waiters, outcome.decisions, strict=True):
+            if waiter.future.done():  # cancelled while the transaction was under way
+                if isinstance(decision, Grant):
+                    self._give_back(waiter)
+                continue
+            waiter.spend(now)
+            if isinstance(decision, Remembered):
+                del self._queue[waiter.patience.ticket]
+                waiter.future.set_result(decision)
+            elif isinstance(decision, Grant):
+                del self._queue[waiter.patience.ticket]
+                # From before the transaction, since this process may have been stopped in it.
+                deadline = started + waiter.ask.timeout + LEASE_GRACE
+                waiter.future.set_result(Held(decision, deadline))
+            elif decision.reason is Reason.QUOTA:
+                until = math.nan if decision.until is None else decision.until - outcome.now
+                if waiter.patience.left <= 0 or until > waiter.patience.left or until == math.inf:
+                    del self._queue[waiter.patience.ticket]
+                    waiter.future.set_exception(_exhausted(waiter.ask, decision, outcome))
+                else:
+                    waiter.waits_since = now
+
+    def _give_back(self, waiter: _Waiter) -> None:
+        """Return a lease that nobody will use: its attempt was surely not sent."""
+        self._operations.append(
+            _Operation(
+                lambda transaction: transaction.bucket.close(waiter.ask.lease),
+                None,
+                self._loop.create_future(),
+            )
+        )
+        self._kick()
+
+    def _fail(self, error: Exception, operations: list[_Operation], waiters: list[_Waiter]) -> None:
+        if not isinstance(error, BrazeSendsError):
+            error = StoreError(f"the quota's store failed: {type(error).__name__}")
+        for operation in operations:
+            if not operation.future.done():
+                operation.future.set_exception(error)
+                operation.future.exception()  # seen, should its caller be gone
+        for waiter in waiters:
+            self._queue.pop(waiter.patience.ticket, None)
+            if not waiter.future.done():
+                waiter.future.set_exception(error)
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def _arm(self, outcome: _Outcome) -> None:
+        """One timer for all who wait: the next moment at which one of them may be served."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._queue:
+            self._pause = FIRST_LOOK
+            return
+        delay = outcome.next_change - outcome.now + random.uniform(0, JITTER)
+        for waiter in self._queue.values():
+            if waiter.waits_since is not None:
+                delay = min(delay, waiter.patience.left)
+        if self._store.shared:
+            delay = min(delay, self._pause)
+            self._pause = min(2 * self._pause, LAST_LOOK)
+        if delay < math.inf:
+            self._timer = self._loop.call_later(delay, self._kick)
+
+
+def _exhausted(ask: Ask, wait: Wait, outcome: _Outcome) -> QuotaExhaustedError:
+    status = outcome.status
+    until = outcome.next_change if wait.until is None else wait.until
+    retry_after = None if until == math.inf else max(0.0, until - outcome.now)
+    when = "" if retry_after is None else f"; come back in {retry_after:.0f} s"
+    return QuotaExhaustedError(
+        f"no send ID is left within the wait allowed: {status.remaining} of {status.limit} free, "
+        f"{status.in_flight} in flight, {status.unconfirmed} unconfirmed, "
+        f"headroom {ask.headroom}{when}",
+        limit=status.limit if ask.cap is None else min(ask.cap, status.limit),
+        remaining=status.remaining,
+        resets_at=_utc(status.reset),
+        retry_after=retry_after,
+    )
+
+
+def _utc(epoch: float | None) -> datetime | None:
+    return None if epoch is None else datetime.fromtimestamp(epoch, UTC)

@@ -1,0 +1,197 @@
+"""Arguments and environment to one frozen ``Settings``. Whatever is wrong is said here, at once."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from braze_sends.errors import ConfigurationError
+
+#: Braze's REST endpoints, https://www.braze.com/docs/api/basics/#endpoints. New ones appear, so
+#: any other URL is accepted as well; there is no US-09.
+INSTANCES: Mapping[str, str] = {
+    **{f"US-0{n}": f"https://rest.iad-0{n}.braze.com" for n in range(1, 9)},
+    "US-10": "https://rest.us-10.braze.com",
+    "EU-01": "https://rest.fra-01.braze.eu",
+    "EU-02": "https://rest.fra-02.braze.eu",
+    **{f"{a}-01": f"https://rest.{a.lower()}-01.braze.com" for a in ("AU", "ID", "JP", "KR")},
+}  # fmt: skip
+
+
+class ApiKey:
+    """A REST API key that shows itself to nobody: not in ``repr``, not in a pickle.
+
+    Not an attrs class, since ``attrs.asdict`` prints a field that ``repr=False`` hides.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = _checked_key(value)
+
+    def __repr__(self) -> str:
+        return "ApiKey(***)"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an API key is not to be pickled")
+
+    def authorization(self) -> str:
+        """The value of the ``Authorization`` header."""
+        return f"Bearer {self._value}"
+
+    def scrub(self, text: str) -> str:
+        """``text`` without the key: a 401 of Braze's echoes it whole."""
+        return re.sub(re.escape(self._value), "***", text, flags=re.IGNORECASE)
+
+    def digest(self) -> str:
+        """A name for the key from which the key cannot be told."""
+        return hashlib.blake2b(self._value.encode(), digest_size=8).hexdigest()
+
+
+def _checked_key(value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigurationError(f"api_key must be a string, not {type(value).__name__}")
+    if not value.strip():
+        raise ConfigurationError(
+            "no API key: pass api_key=… or set BRAZE_API_KEY to a key with the permission "
+            "sends.id.create"
+        )
+    if value[0] in "\"'" or value[-1] in "\"'":
+        raise ConfigurationError(
+            "api_key is wrapped in quotes; Braze would answer 401. Remove them"
+        )
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ConfigurationError(
+            "api_key contains spaces, control or non-ASCII characters; give the bare key, without "
+            "'Bearer' and without a line break"
+        )
+    return value
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What a client was told, checked."""
+
+    api_key: ApiKey
+    base_url: str
+    workspace: str
+    max_retries: int
+    max_rate_limit_wait: float | None
+    daily_limit: int | None
+    send_id_factory: Callable[[], str] | None
+
+    @classmethod
+    def of(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        api_key: str | None,
+        base_url: str | None,
+        workspace: str | None,
+        max_retries: int,
+        max_rate_limit_wait: float | None,
+        daily_limit: int | None,
+        send_id_factory: Callable[[], str] | None,
+    ) -> Settings:
+        """Check every argument, reading ``environ`` where one is ``None``.
+
+        Raises:
+            ConfigurationError: an argument is unusable; the message says what to do.
+        """
+        key = ApiKey(environ.get("BRAZE_API_KEY", "") if api_key is None else api_key)
+        url = checked_base_url(environ.get("BRAZE_BASE_URL", "") if base_url is None else base_url)
+        if workspace is None:
+            workspace = f"{urlsplit(url).netloc}:{key.digest()}"
+        elif not isinstance(workspace, str) or not workspace.strip() or not workspace.isprintable():
+            raise ConfigurationError("workspace must be a non-empty printable string")
+        if send_id_factory is not None and not callable(send_id_factory):
+            raise ConfigurationError("send_id_factory must be callable, or None")
+        return cls(
+            api_key=key,
+            base_url=url,
+            workspace=workspace,
+            max_retries=checked_count("max_retries", max_retries),
+            max_rate_limit_wait=checked_wait(max_rate_limit_wait),
+            daily_limit=None if daily_limit is None else checked_count("daily_limit", daily_limit),
+            send_id_factory=send_id_factory,
+        )
+
+
+def checked_base_url(value: object) -> str:
+    """``value``, an instance name or a URL, as a URL without a trailing slash.
+
+    Raises:
+        ConfigurationError: neither a known instance nor a URL the key may travel to.
+    """
+    if not isinstance(value, str):
+        raise ConfigurationError(f"base_url must be a string, not {type(value).__name__}")
+    text = value.strip()
+    known = ", ".join(INSTANCES)
+    if not text:
+        raise ConfigurationError(
+            f"no base URL: pass base_url=… or set BRAZE_BASE_URL to a URL or one of {known}"
+        )
+    if text.upper() in INSTANCES:
+        return INSTANCES[text.upper()]
+    if "://" not in text:
+        raise ConfigurationError(
+            f"unknown instance {text!r}: known are {known}; for another give its https URL"
+        )
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"base_url is not a URL: {error}") from None
+    if not host or parts.scheme not in ("https", "http") or not text.isprintable() or " " in text:
+        raise ConfigurationError(
+            "base_url must be an https URL such as https://rest.iad-01.braze.com"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError("base_url must not carry a user name or password")
+    if parts.query or parts.fragment or text.endswith(("?", "#")):
+        raise ConfigurationError("base_url must not carry a query or fragment")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ConfigurationError(
+            "base_url must be https: plain http would show the API key to the network "
+            "(http is accepted for loopback addresses alone)"
+        )
+    # A 403 is also blamed on a trailing slash.
+    return text.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def checked_wait(value: object) -> float | None:
+    """``max_rate_limit_wait`` in seconds, 0 or more, or ``None`` for ever."""
+    if value is None:
+        return None
+    seconds = checked_seconds("max_rate_limit_wait", value)
+    if seconds < 0:
+        raise ConfigurationError("max_rate_limit_wait must be 0 or more seconds, or None")
+    return seconds
+
+
+def checked_seconds(name: str, value: object) -> float:
+    """``value`` as a finite number of seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigurationError(f"{name} must be a finite number of seconds, not {value!r}")
+    return float(value)
+
+
+def checked_count(name: str, value: object) -> int:
+    """``value`` as an integer of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigurationError(f"{name} must be an integer of 0 or more, not {value!r}")
+    return value

@@ -1,0 +1,212 @@
+"""One request over aiohttp. The only file that imports aiohttp's client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from functools import cache
+from importlib.metadata import version
+
+import aiohttp
+import attrs
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import BytesPayload
+
+from braze_sends.errors import ConfigurationError
+from braze_sends.protocol import MAX_BODY, PATH, NoReply, Reply
+from braze_sends.settings import ApiKey, checked_seconds
+
+#: aiohttp's own default, for a ``ClientTimeout`` that sets no total: an attempt has to end.
+DEFAULT_TOTAL = 300.0
+
+
+class NotSentError(aiohttp.ClientError):
+    """Raised in place of the first byte."""
+
+
+@attrs.define
+class Exchange:
+    """One attempt's request, up to its first byte and past it.
+
+    Attributes:
+        deadline: loop time past which the lease is no longer ours, so that nothing may be sent.
+        called_off: nobody wants it any more; looked at before the first byte.
+        sent: whether the first byte was written. From then on Braze may know of the request.
+    """
+
+    deadline: float
+    called_off: bool = False
+    sent: bool = False
+
+    def start(self) -> None:
+        """Called in place, just before the first byte."""
+        if self.called_off:
+            raise NotSentError("called off")
+        if asyncio.get_running_loop().time() >= self.deadline:
+            raise NotSentError("the lease ran out before the request could be sent")
+        self.sent = True
+
+
+class _Body(BytesPayload):
+    """A body that notes when it is written.
+
+    aiohttp sends the head together with the first bytes of the body, so this is where a request
+    leaves. The flag is right whatever exception follows.
+    """
+
+    def __init__(self, value: bytes, exchange: Exchange) -> None:
+        super().__init__(value, content_type="application/json")
+        self._exchange = exchange
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self._exchange.start()
+        await super().write_with_length(writer, content_length)
+
+
+def checked_timeout(value: object) -> aiohttp.ClientTimeout:
+    """``timeout`` as aiohttp wants it, always with a total.
+
+    Raises:
+        ConfigurationError: it is no positive number of seconds and no ``ClientTimeout``.
+    """
+    if isinstance(value, aiohttp.ClientTimeout):
+        if value.total is None:
+            return attrs.evolve(value, total=DEFAULT_TOTAL)
+        seconds = checked_seconds("timeout.total", value.total)
+    else:
+        seconds = checked_seconds("timeout", value)
+        value = aiohttp.ClientTimeout(total=seconds)
+    if seconds <= 0:
+        raise ConfigurationError("timeout must be more than 0 seconds")
+    return value
+
+
+class Transport:
+    """Sends bodies to one URL.
+
+    Its own session is opened by the first request and closed with ``close()``, or at the latest
+    when its event loop ends.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: ApiKey,
+        timeout: aiohttp.ClientTimeout,
+        session: aiohttp.ClientSession | None,
+    ) -> None:
+        if session is not None and not isinstance(session, aiohttp.ClientSession):
+            raise ConfigurationError(
+                f"session must be an aiohttp.ClientSession, not {type(session).__name__}"
+            )
+        self._url = base_url + PATH
+        self._key = key
+        self._timeout = timeout
+        self._given = session
+        self._own: AsyncGenerator[aiohttp.ClientSession] | None = None
+        self._session: aiohttp.ClientSession | None = session
+
+    @property
+    def borrows_session(self) -> bool:
+        """Whether the session is the caller's."""
+        return self._given is not None
+
+    @property
+    def seconds(self) -> float:
+        """The longest that one attempt can take."""
+        return self._timeout.total or DEFAULT_TOTAL
+
+    async def send(self, body: bytes, exchange: Exchange) -> Reply | NoReply:
+        """Make one attempt. Redirects are not followed: the key would go with them.
+
+        Returns:
+            the answer, or what kept it from coming.
+        """
+        session = self._session or await self._open()
+        headers: dict[str, str] = {}
+        reason, timed_out = "", False
+        try:
+            async with session.post(
+                self._url,
+                data=_Body(body, exchange),
+                headers={
+                    "Authorization": self._key.authorization(),
+                    "User-Agent": _user_agent(),
+                    "Accept": "application/json",
+                },
+                timeout=self._timeout,
+                allow_redirects=False,
+                raise_for_status=False,
+            ) as response:
+                exchange.sent = True
+                headers = _joined(response)
+                content, too_long = await _read(response)
+                return Reply(response.status, headers, content, too_long)
+        except TimeoutError as error:  # aiohttp's total timeout is no ClientError
+            reason, timed_out = _reason(error, f"no answer within {self.seconds:g} s"), True
+        except (aiohttp.ClientError, OSError) as error:
+            reason = _reason(error, "the connection failed")
+        except RuntimeError as error:
+            if not session.closed:
+                raise
+            reason = _reason(error, "the session is closed")
+        # Raised from here, our error has no context: aiohttp's frames hold the header with the key.
+        if session.closed and not exchange.sent:
+            raise ConfigurationError("the aiohttp session passed to the client is closed")
+        return NoReply(self._key.scrub(reason), exchange.sent, timed_out, headers)
+
+    def detach(self) -> None:
+        """Forget the session of an event loop that has ended."""
+        self._own, self._session = None, self._given
+
+    async def close(self) -> None:
+        """Close the session, unless it is the caller's; idempotent."""
+        own = self._own
+        self.detach()
+        if own is not None:
+            await own.aclose()
+
+    async def _open(self) -> aiohttp.ClientSession:
+        # Two first requests may come here at once; the generator does not suspend before its yield.
+        self._own = _own_session()
+        self._session = await anext(self._own)
+        return self._session
+
+
+async def _own_session() -> AsyncGenerator[aiohttp.ClientSession]:
+    # An async generator, since asyncio closes those that are open when a loop ends: a client that
+    # nobody closed leaves no "Unclosed client session" behind, and lives on in the next loop.
+    session = aiohttp.ClientSession()
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+@cache
+def _user_agent() -> str:
+    return f"braze_sends/{version('braze_sends')} aiohttp/{aiohttp.__version__}"
+
+
+def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
+    """Headers by lower-case name; those sent twice are joined, RFC 9110 section 5.3."""
+    return {
+        name.lower(): ", ".join(response.headers.getall(name)) for name in set(response.headers)
+    }
+
+
+async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    chunks, size = [], 0
+    async for chunk in response.content.iter_chunked(65_536):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY:
+            response.close()
+            return b"", True
+    return b"".join(chunks), False
+
+
+def _reason(error: BaseException, what: str) -> str:
+    return f"{what} ({type(error).__name__}{f': {error}' if str(error) else ''})"
