@@ -384,6 +384,8 @@ class Bucket:
             if believed:
                 self.created += answer.spent is True
                 self.cleared += answer.spent is None
+            elif self._of_ended_window(answer.window, now):
+                pass  # counted there
             elif answer.spent is True:
                 self.charges[name] = Charge(ask.pair, now, certain=True)
             elif answer.spent is None:
@@ -419,11 +421,13 @@ class Bucket:
             until = ends
         else:
             # Another limiter's, by its own headers, or nothing that tells: all back off.
-            until = answer.retry_after or 0.0
-            if answer.retry_after is None:
-                until = min(FIRST_PAUSE * 2**self.refusals, LONGEST_PAUSE)
+            pause = answer.retry_after
+            if pause is None and begun < self.unknown_since:
+                return  # one of a burst; its first 429 has made everybody back off
+            if pause is None:
+                pause = min(FIRST_PAUSE * 2**self.refusals, LONGEST_PAUSE)
                 self.refusals = min(self.refusals + 1, 16)
-            until = now + max(until, RESET_MARGIN) * (1 + answer.jitter / 10)
+            until = now + max(pause, RESET_MARGIN) * (1 + answer.jitter / 10)
             if asked_doubts and not believed:
                 for name, charge in self.charges.items():
                     if not charge.certain and charge.ripe <= begun:
@@ -488,6 +492,11 @@ class Bucket:
         ):
             return False  # ``used`` cannot fall: another bucket's
         return window.limit <= self.limit or self._raised(window, begun, now, later_window)
+
+    def _of_ended_window(self, window: Window | None, now: float) -> bool:
+        if window is None or window.limit != self.limit:
+            return False
+        return window.reset + RESET_MARGIN <= now + self.offset
 
     def _raised(self, window: Window, begun: float, now: float, later_window: bool) -> bool:
         """Whether to believe a limit that is higher than ours.
