@@ -70,6 +70,7 @@ class Ask:
         timeout: seconds that the attempt may take.
         headroom: slots to leave untouched.
         cap: the caller's own limit a window, or ``None``.
+        in_doubt: whether an attempt for the pair was in doubt once, though its charge may be gone.
     """
 
     lease: str
@@ -78,6 +79,7 @@ class Ask:
     timeout: float
     headroom: int = 0
     cap: int | None = None
+    in_doubt: bool = False
 
 
 @attrs.frozen
@@ -274,7 +276,8 @@ class Bucket:
         for ask in asks:
             repeat = ask.pair in doubted
             decision: Grant | Wait
-            if stop and not repeat and ask.lease not in self.leases and ask.headroom >= stop[1]:
+            special = repeat or ask.in_doubt or ask.lease in self.leases
+            if stop and not special and ask.headroom >= stop[1]:
                 decision = stop[0]
             else:
                 holder = holders.get(ask.pair) if ask.pair is not None else None
@@ -303,9 +306,11 @@ class Bucket:
             if not self.known and self._canaries_out() >= self.canaries:
                 return Wait(Reason.CANARY)
             if lease is None and self.free(ask) < 1:
-                if self._time_for_doubts(ask, now) > now:
+                asks_doubts = self._time_for_doubts(ask, now) <= now
+                # One that may exist is asked for though nothing is left, so that it is not lost;
+                # but not while others are out, whose slot it could take.
+                if not asks_doubts and (self.leases or not ask.in_doubt):
                     return Wait(Reason.QUOTA, self._free_at(ask, now))
-                asks_doubts = True
         self.leases[ask.lease] = Lease(
             pair=ask.pair,
             attempt=ask.attempt,

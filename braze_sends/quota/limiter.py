@@ -273,7 +273,11 @@ class Limiter:
             }
             for lease in known:
                 bucket.close(lease)
-            asking = [ask for ask in asks if ask.lease not in known]
+            asking = [
+                attrs.evolve(ask, in_doubt=ask.pair in transaction.pairs)
+                for ask in asks
+                if ask.lease not in known
+            ]
             decided = iter(bucket.reserve(asking, now))
             return _Outcome(
                 now=now,
@@ -290,6 +294,7 @@ class Limiter:
         now = self._loop.time()
         for waiter, decision in zip(waiters, outcome.decisions, strict=True):
             if waiter.future.done():  # cancelled while the transaction was under way
+                self._queue.pop(waiter.patience.ticket, None)
                 if isinstance(decision, Grant):
                     self._give_back(waiter)
                 continue

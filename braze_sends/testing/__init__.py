@@ -1,0 +1,22 @@
+"""Tools for tests of code that creates send IDs: Braze on loopback, and a clock that jumps.
+
+::
+
+    async with FakeBraze(daily_limit=3) as fake:
+        async with SendsClient("test-key", base_url=fake.base_url) as braze:
+            fake.script(Fault(status=503), Fault(drop="after"))
+            await braze.create_send_id("campaign-id", "story-1")
+    assert [("campaign-id", "story-1")] == fake.created
+
+With pytest-asyncio, the fixture ``fake_braze`` gives a running one. Code that needs no socket can
+be run without waiting::
+
+    run_virtual(asyncio.sleep(86400))
+"""
+
+from __future__ import annotations
+
+from braze_sends.testing.clock import VirtualTimeLoop, run_virtual
+from braze_sends.testing.fake import FakeBraze, Fault
+
+__all__ = ["FakeBraze", "Fault", "VirtualTimeLoop", "run_virtual"]

@@ -1,0 +1,23 @@
+"""The rule under any schedule that hypothesis can think of."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.quota.machine import BucketMachine, assume
+
+
+def test_the_promises_hold_under_any_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No unexcused 429 for a lone client, every token accounted for, and nobody waits for ever."""
+    assume(monkeypatch)
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        BucketMachine,
+        settings=settings(
+            max_examples=250,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

@@ -1,0 +1,457 @@
+"""The emulator, as HTTP clients see it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import http.client
+import io
+import itertools
+import json
+import logging
+import runpy
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import attrs
+import pytest
+import pytest_asyncio
+
+from braze_sends.testing import FakeBraze, Fault, plugin
+from braze_sends.testing.fake import Request
+from braze_sends.testing.model import MAX_BODY, PATH, RATE_LIMIT_HEADERS, Reply
+
+GOOD = {"Authorization": "Bearer test-key", "Content-Type": "application/json"}
+TRIPLE = [name.lower() for name in RATE_LIMIT_HEADERS]
+
+fake_braze = plugin.fake_braze
+
+
+@pytest_asyncio.fixture
+async def fake() -> AsyncIterator[FakeBraze]:
+    """A running emulator."""
+    async with FakeBraze() as fake:
+        yield fake
+
+
+async def post(fake: FakeBraze, send_id: str = "s", *, headers: Mapping[str, str] = GOOD) -> Reply:
+    """Ask for a pair, over a connection of its own."""
+    content = json.dumps({"campaign_id": "c", "send_id": send_id})
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(fake.base_url + PATH, data=content, headers=headers) as answer,
+    ):
+        found = {name.lower(): text for name, text in answer.headers.items()}
+        return Reply(answer.status, found, await answer.read())
+
+
+def triple(reply: Reply) -> list[str | None]:
+    """The values of the three rate-limit headers."""
+    return [reply.headers.get(name) for name in TRIPLE]
+
+
+async def leave(fake: FakeBraze) -> None:
+    """Ask for a pair, and hang up once the request has arrived."""
+    asking = asyncio.create_task(post(fake))
+    await until(lambda: fake.requests)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def until(condition: Any) -> None:
+    """Let the loop run until a condition holds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  (the emulator has no event to wait for)
+            await asyncio.sleep(0.001)
+
+
+async def test_a_pair_is_created(fake: FakeBraze) -> None:
+    """A request over a real connection creates a pair, and the answer tells what remains."""
+    reply = await post(fake)
+
+    assert 201 == reply.status
+    assert {"message": "success", "send_id": "s"} == json.loads(reply.body)
+    assert "99" == triple(reply)[1]
+    assert [("c", "s")] == fake.created
+    assert 99 == fake.remaining
+
+
+async def test_any_client_can_talk_to_it(fake: FakeBraze) -> None:
+    """The standard library's client gets the header names as Braze was recorded to write them."""
+
+    def ask() -> tuple[int, list[str]]:
+        connection = http.client.HTTPConnection(fake.base_url.removeprefix("http://"), timeout=5)
+        connection.request("POST", PATH, b'{"campaign_id": "c"}', GOOD)
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        return answer.status, [name for name, _ in answer.getheaders()]
+
+    status, names = await asyncio.to_thread(ask)
+
+    assert 201 == status
+    assert set(RATE_LIMIT_HEADERS) < set(names)
+
+
+@pytest.mark.parametrize(
+    ("version", "host_header"), [("1.0", ""), ("1.1", "host: rest.iad-01.braze.com\r\n")]
+)
+async def test_bytes_on_a_socket(fake: FakeBraze, version: str, host_header: str) -> None:
+    """A client may call the host what it likes, and need not send more than what matters."""
+    host, port = fake.base_url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        f"POST {PATH} HTTP/{version}\r\n{host_header}authorization: Bearer test-key\r\n"
+        "connection: close\r\ncontent-type: application/json\r\ncontent-length: 19\r\n\r\n"
+        '{"campaign_id":"c"}'.encode()
+    )
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+    assert f"HTTP/{version} 201 ".encode() == answer[:13]
+    assert 1 == len(fake.created)
+
+
+async def test_the_arguments_reach_the_model() -> None:
+    """All readings of the model can be chosen when the emulator is made."""
+    async with FakeBraze(
+        api_key="k",
+        daily_limit=7,
+        window=60.0,
+        counts="requests",
+        duplicate=400,
+        counts_errors=True,
+        headers_on_429=False,
+        campaigns=frozenset({"c"}),
+    ) as fake:
+        model = attrs.asdict(fake.model)
+
+    expected = {
+        "api_key": "k",
+        "daily_limit": 7,
+        "window": 60.0,
+        "counts": "requests",
+        "duplicate": 400,
+        "counts_errors": True,
+        "headers_on_429": False,
+        "campaigns": frozenset({"c"}),
+    }
+    assert expected == {name: model[name] for name in expected}
+
+
+def test_it_is_made_outside_of_a_loop() -> None:
+    """An emulator made without a loop works in one."""
+    fake = FakeBraze(daily_limit=1)
+
+    async def main() -> list[int]:
+        async with fake:
+            return [(await post(fake, "s1")).status, (await post(fake, "s2")).status]
+
+    assert "" == fake.base_url
+    assert [201, 429] == asyncio.run(main())
+    assert 1 == fake.refused
+
+
+async def test_a_port_can_be_chosen(fake: FakeBraze) -> None:
+    """A chosen port is used, and one that is taken is an error."""
+    port = int(fake.base_url.rpartition(":")[2])
+    with pytest.raises(OSError, match="address already in use"):
+        async with FakeBraze(port=port):
+            pass
+
+    gc.collect()
+
+
+async def test_requests_are_recorded(fake: FakeBraze) -> None:
+    """A request is recorded with what was sent and answered, but without its key."""
+    begun = fake.now
+    await post(fake)
+    await post(fake, headers={"Authorization": "Bearer other"})
+    good, bad = fake.requests
+
+    assert ("POST", PATH, True, 201) == (good.method, good.path, good.authorized, good.status)
+    assert {"campaign_id": "c", "send_id": "s"} == json.loads(good.body)
+    assert "application/json" == good.headers["Content-Type"]
+    assert begun <= good.at <= bad.at <= fake.now
+    assert (False, 401) == (bad.authorized, bad.status)
+    assert "test-key" not in repr(attrs.asdict(good))
+    with pytest.raises(attrs.exceptions.FrozenAttributeError):
+        good.path = "/"
+
+
+async def test_nothing_is_logged(fake: FakeBraze, caplog: pytest.LogCaptureFixture) -> None:
+    """No request is logged, at any level."""
+    caplog.set_level(logging.DEBUG)
+    fake.script(None, Fault(drop="after"))
+    await post(fake)
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await post(fake)
+
+    assert [] == [record for record in caplog.records if record.name.startswith("aiohttp")]
+
+
+@pytest.mark.parametrize(("size", "status"), [(MAX_BODY, 201), (3 * MAX_BODY, 413)])
+async def test_large_bodies(fake: FakeBraze, size: int, status: int) -> None:
+    """A body over 1 MiB is answered 413, and just the first byte above is kept."""
+    content = io.BytesIO(b'{"campaign_id": "c"}'.ljust(size))
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(fake.base_url + PATH, data=content, headers=GOOD) as answer,
+    ):
+        assert status == answer.status
+
+    assert min(size, MAX_BODY + 1) == len(fake.requests[0].body)
+
+
+async def test_others_spend_and_the_limit_changes(fake: FakeBraze) -> None:
+    """What others take and a new limit show in the next answer."""
+    fake.spend(90)
+    fake.daily_limit = 95
+
+    assert 95 == fake.daily_limit
+    assert ["95", "4"] == triple(await post(fake))[:2]
+
+
+async def test_the_window_can_be_ended(fake: FakeBraze) -> None:
+    """When the window is ended, all slots are back and Braze's clock is at the next window."""
+    before = await post(fake, "s1")
+    fake.end_window()
+    after = await post(fake, "s2")
+
+    assert "99" == triple(after)[1]
+    assert triple(before)[2] == str(int(fake.now) // 86400 * 86400)
+    assert int(triple(before)[2] or 0) <= parsedate_to_datetime(after.headers["date"]).timestamp()
+
+
+async def test_brazes_clock_may_be_off(fake: FakeBraze) -> None:
+    """Braze's date and reset follow its own clock."""
+    fake.clock_offset = 10 * 86400.0
+    reply = await post(fake)
+    ahead = parsedate_to_datetime(reply.headers["date"]).timestamp() - time.time()
+
+    assert 10 * 86400 == pytest.approx(ahead, abs=5)
+    assert 10 * 86400 < float(triple(reply)[2] or 0) - time.time()
+
+
+async def test_an_answer_has_the_date_of_its_sending(fake: FakeBraze) -> None:
+    """The date is that of the moment of answering, not of the effect."""
+    fake.script(Fault(stall=0.02))
+    asking = asyncio.create_task(post(fake))
+    await until(lambda: fake.created)
+    fake.clock_offset = 1000.0
+    reply = await asking
+
+    assert fake.now - 100 < parsedate_to_datetime(reply.headers["date"]).timestamp()
+
+
+async def test_latency(fake: FakeBraze) -> None:
+    """An answer takes the latency of the moment, be it a number or a function."""
+    fake.latency = 0.02
+    begun = time.monotonic()
+    await post(fake)
+    assert 0.02 <= time.monotonic() - begun
+
+    fake.latency = itertools.count(0.03).__next__
+    begun = time.monotonic()
+    await post(fake)
+    assert 0.03 <= time.monotonic() - begun
+
+
+async def test_requests_in_flight(fake: FakeBraze) -> None:
+    """Requests under way at once are counted, and their highest number is kept."""
+    fake.latency = 0.02
+    posts = [asyncio.create_task(post(fake, f"s{n}")) for n in range(5)]
+    await until(lambda: 5 == fake.in_flight)
+    await asyncio.gather(*posts)
+
+    await until(lambda: 0 == fake.in_flight)
+    await post(fake)
+    assert 5 == fake.peak_in_flight
+
+
+async def test_faults_are_used_up_in_order(fake: FakeBraze) -> None:
+    """Each request uses up one scripted fault, ``None`` being none; then all is well again."""
+    fake.script(Fault(status=500), None)
+    fake.script(Fault(status=403))
+
+    assert [500, 201, 403, 201] == [(await post(fake, f"s{n}")).status for n in range(4)]
+    assert [("c", "s1"), ("c", "s3")] == fake.created
+    assert [500, 201, 403, 201] == [request.status for request in fake.requests]
+
+
+async def test_a_rule_for_faults(fake: FakeBraze) -> None:
+    """A rule sees each request that the script leaves to it."""
+
+    def rule(request: Request) -> Fault | None:
+        return Fault(status=429) if b"bad" in request.body else None
+
+    fake.fault_for = rule
+    fake.script(None)
+
+    assert [201, 429, 201] == [(await post(fake, s)).status for s in ("bad0", "bad1", "good")]
+    assert 0 == fake.refused
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_the_edge(fake: FakeBraze, status: int) -> None:
+    """A failure of the edge is HTML and has nothing of Braze in it."""
+    fake.script(Fault(status=status))
+    reply = await post(fake)
+
+    assert status == reply.status
+    assert "text/html" == reply.headers["content-type"]
+    assert reply.body.startswith(b"<html><body><h1>%d " % status)
+    assert [None] * 4 == [*triple(reply), reply.headers.get("x-request-id")]
+    assert [] == fake.created
+
+
+@pytest.mark.parametrize(
+    ("fault", "content_type", "body"),
+    [
+        (Fault(status=503, body='{"message":"Service Unavailable"}'), "application/json", b'{"m'),
+        (Fault(status=403, body=b"<html>"), "text/html", b"<ht"),
+        (Fault(body="<p>"), "text/html", b"<p>"),
+    ],
+)
+async def test_a_body_tells_its_type(
+    fake: FakeBraze, fault: Fault, content_type: str, body: bytes
+) -> None:
+    """A body of your own is sent as HTML or JSON by its look, and HTML is the edge's."""
+    fake.script(fault)
+    reply = await post(fake)
+
+    assert content_type == reply.headers["content-type"]
+    assert body == reply.body[:3]
+    assert [None, None, None] == triple(reply)
+
+
+async def test_a_body_alone_leaves_the_effect(fake: FakeBraze) -> None:
+    """A fault of the body alone spoils the answer to a pair that was created."""
+    fake.script(Fault(body=b""))
+    reply = await post(fake)
+
+    assert (201, b"", "99") == (reply.status, reply.body, triple(reply)[1])
+    assert [("c", "s")] == fake.created
+
+
+async def test_a_committed_failure(fake: FakeBraze) -> None:
+    """A failure that is committed is one to the client only: the pair exists and is counted."""
+    fake.script(Fault(status=504, commit=True))
+
+    assert 504 == (await post(fake)).status
+    assert [("c", "s")] == fake.created
+    assert 99 == fake.remaining
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("blank", ["", "", ""]),
+        ("missing", [None, None, None]),
+        ("garbled", ["abc", "-5", ""]),
+        ({"x-ratelimit-remaining": "7"}, ["100", "7", "reset"]),
+        ({**dict.fromkeys(RATE_LIMIT_HEADERS), "Retry-After": "7"}, [None, None, None]),
+    ],
+)
+async def test_spoilt_headers(fake: FakeBraze, how: Any, expected: list[str | None]) -> None:
+    """Rate-limit headers can be blank, missing, garbled, or whatever a mapping says."""
+    fake.script(Fault(headers=how))
+    reply = await post(fake)
+    reset = str((int(fake.requests[0].at) // 86400 + 1) * 86400)
+
+    assert [reset if text == "reset" else text for text in expected] == triple(reply)
+    assert ("7" if "Retry-After" in how else None) == reply.headers.get("retry-after")
+    assert [("c", "s")] == fake.created
+
+
+async def test_a_header_of_your_own_stands_on_every_answer(fake: FakeBraze) -> None:
+    """A mapping has the last word, also about the date and at the edge."""
+    date = "Fri, 04 Oct 2024 12:00:00 GMT"
+    fake.script(Fault(status=503, headers={"Date": date, "Retry-After": "1"}))
+    reply = await post(fake)
+
+    assert (date, "1") == (reply.headers["date"], reply.headers["retry-after"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "created"),
+    [(Fault(drop="before"), []), (Fault(drop="after"), [("c", "s")])],
+)
+async def test_a_dropped_connection(
+    fake: FakeBraze, fault: Fault, created: list[tuple[str, str]]
+) -> None:
+    """A dropped connection gives no answer, and the pair exists if it was dropped after that."""
+    fake.script(fault)
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await post(fake)
+
+    assert created == fake.created
+    assert [None] == [request.status for request in fake.requests]
+
+
+@pytest.mark.parametrize(
+    ("fault", "created"),
+    [(Fault(delay=60), []), (Fault(stall=60), [("c", "s")])],
+)
+async def test_a_client_that_leaves(fault: Fault, created: list[tuple[str, str]]) -> None:
+    """A delay is before the effect and a stall after it; neither holds up the end."""
+    async with FakeBraze() as fake:
+        fake.script(fault)
+        await leave(fake)
+        await until(lambda: created == fake.created)
+        assert 1 == fake.in_flight
+        begun = time.monotonic()
+
+    assert 5 > time.monotonic() - begun
+    assert 0 == fake.in_flight
+    assert [None] == [request.status for request in fake.requests]
+
+
+@pytest.mark.parametrize("drop", [None, "after"])
+async def test_a_client_that_has_gone(fake: FakeBraze, drop: Any) -> None:
+    """A delayed request is handled though its client has gone, and no later one is harmed."""
+    fake.script(Fault(delay=0.05, drop=drop))
+    await leave(fake)
+    await until(lambda: 0 == fake.in_flight)
+
+    assert [("c", "s")] == fake.created
+    assert 201 == (await post(fake, "s2")).status
+
+
+async def test_a_waiting_client_is_cut_off_at_the_end() -> None:
+    """A client that still waits when the emulator ends loses its connection."""
+    async with FakeBraze(latency=60.0) as fake:
+        waiting = asyncio.create_task(post(fake))
+        await until(lambda: fake.created)
+
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await waiting
+
+
+async def test_an_idle_connection_does_not_hold_up_the_end() -> None:
+    """A client that keeps its connection open does not hold up the end."""
+    async with aiohttp.ClientSession() as session:
+        async with FakeBraze() as fake:
+            async with session.post(fake.base_url + PATH, data=b"{}", headers=GOOD) as answer:
+                await answer.read()
+            begun = time.monotonic()
+
+        assert 5 > time.monotonic() - begun
+
+
+async def test_the_fixture(fake_braze: FakeBraze) -> None:
+    """The plugin's fixture is a running emulator."""
+    assert 201 == (await post(fake_braze)).status
+
+
+def test_the_plugin_loads_without_pytest_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pytest-asyncio is missing the plugin still loads, with a fixture of pytest's own."""
+    monkeypatch.setitem(sys.modules, "pytest_asyncio", None)
+
+    assert pytest.fixture is runpy.run_path(plugin.__file__)["fixture"]
