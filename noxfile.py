@@ -1,0 +1,79 @@
+"""``nox`` passes the tests: tests, lint, typing and docs, each in an environment of its own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.10"
+nox.options.sessions = ["tests", "lint", "typing", "docs"]
+nox.options.reuse_venv = "yes"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+SUPPORTED = ("3.11", "3.12", "3.13")
+
+
+def _found() -> list[str]:
+    """The supported Pythons that start here: this one is enough, the others are welcome."""
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    others = [
+        version
+        for version in SUPPORTED
+        if version != here
+        and (path := shutil.which(f"python{version}"))
+        and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
+    ]
+    return [here, *others]
+
+
+def _install(session: nox.Session, *groups: str, extras: str = "[cli]") -> None:
+    session.install(
+        "-e", f".{extras}", *nox.project.dependency_groups(PYPROJECT, *groups), silent=True
+    )
+
+
+@nox.session(python=_found())
+def tests(session: nox.Session) -> None:
+    """The tests, with branch coverage on the first Python."""
+    _install(session, "tests")
+    if session.python != _found()[0] or session.posargs:
+        session.run("python", "-m", "pytest", *session.posargs)
+        return
+    # Not pytest-cov: coverage begins before the plugin of ours that pytest would import.
+    session.run("coverage", "run", "-m", "pytest")
+    session.run("coverage", "report")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: the rules, and the form."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"), silent=True)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """mypy, strict, over the package and its tests."""
+    _install(session, "typing")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, warnings being errors."""
+    _install(session, "docs")
+    built = Path("docs", "_build", "html")
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-b", "html", "docs", str(built))
+    session.log(f"open {built / 'index.html'}")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """What the quota costs, as a ratio to the same requests without it."""
+    _install(session, extras="")
+    session.run("python", "benchmarks/overhead.py", *session.posargs)
