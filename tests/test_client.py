@@ -373,7 +373,7 @@ async def test_a_pause_that_braze_asks_for_is_bounded(fake: FakeBraze) -> None:
         assert 1 == len(fake.requests)
 
 
-# --- cancellation ----------------------------------------------------------------------------------
+# --- cancellation ---
 
 
 async def test_cancelled_before_sending_leaves_no_trace(fake: FakeBraze) -> None:
@@ -471,7 +471,7 @@ async def test_a_waiting_call_can_be_cancelled(fake: FakeBraze) -> None:
         assert second.cancelled()
 
 
-# --- close and loops -------------------------------------------------------------------------------
+# --- close and loops ---
 
 
 async def test_close_ends_what_waits_and_waits_for_what_was_sent(fake: FakeBraze) -> None:
@@ -596,7 +596,7 @@ async def test_the_store_can_come_from_the_environment(
         assert isinstance(await braze.create_send_id("campaign"), SendId)
 
 
-# --- a store that fails ----------------------------------------------------------------------------
+# --- a store that fails ---
 
 
 class BrokenStore(MemoryStore):

@@ -10,7 +10,7 @@ import pytest
 
 from braze_sends import SendId
 from braze_sends.quota.bucket import ASSUMED_LIMIT
-from tests.world import LOST, REFUSED, UNANSWERED, Fate, World, gather, made, many, play
+from tests.world import LOST, REFUSED, UNANSWERED, Fate, World, failed, gather, made, many, play
 
 READINGS = [
     {"counts": counts, "duplicate": duplicate, "counts_errors": errors, "headers_on_429": headers}
@@ -54,11 +54,7 @@ def test_faults_lose_no_id_and_draw_no_429_but_for_repeats(readings: dict[str, A
         repeats = len(world.asked) - len(set(world.asked))
         assert world.over <= repeats
         returned = {result.send_id for result in results if isinstance(result, SendId)}
-        denied = {
-            result.send_id
-            for result in results
-            if not isinstance(result, SendId) and result.quota_spent is False  # type: ignore[attr-defined]
-        }
+        denied = {error.send_id for error in failed(results) if error.quota_spent is False}
         assert set() == returned - set(world.created)
         assert set() == denied & set(world.created)
         # Later, in peace, whoever asks again gets what exists, and the rest of the day is there.
@@ -71,11 +67,7 @@ def test_faults_lose_no_id_and_draw_no_429_but_for_repeats(readings: dict[str, A
             assert set(world.created) == kept
             assert ASSUMED_LIMIT == len(world.created)
         else:  # asking costs a slot: what is still in doubt is not denied
-            unkept = {
-                result.send_id: result.quota_spent  # type: ignore[attr-defined]
-                for result in again
-                if not isinstance(result, SendId)
-            }
+            unkept = {error.send_id: error.quota_spent for error in failed(again)}
             assert {None} >= {unkept[send_id] for send_id in set(world.created) - kept}
 
     play(schedule, **readings)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from braze_sends import MemoryStore, QuotaExhaustedError, SendId, SendsClient
+from braze_sends import BrazeSendsError, MemoryStore, QuotaExhaustedError, SendId, SendsClient
 from braze_sends.protocol import PATH, NoReply, Reply
 from braze_sends.testing import run_virtual
 from braze_sends.testing.model import RATE_LIMIT_HEADERS, BrazeModel
@@ -61,6 +61,7 @@ class World:
 
     Attributes:
         model: Braze.
+        handle: how it handles a request.
         fate: what happens to request number ``n`` (from 0) for a send ID.
         asked: the send IDs of all requests that left, in order.
         answers: the statuses that came back.
@@ -70,6 +71,7 @@ class World:
         self.loop = asyncio.get_running_loop()
         self.start = start - self.loop.time()
         self.model = BrazeModel(api_key=KEY, **readings)
+        self.handle = self.model.handle
         self.fate: Callable[[int, str], Fate] = lambda n, send_id: Fate()
         self.asked: list[str] = []
         self.answers: Counter[int] = Counter()
@@ -122,7 +124,7 @@ class _Wire:
 
         def handle() -> None:
             headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-            replies.append(world.model.handle("POST", PATH, headers, body, world.now()))
+            replies.append(world.handle("POST", PATH, headers, body, world.now()))
 
         counted_after = fate.latency / 2 if fate.counted_after is None else fate.counted_after
         if counted_after < float("inf"):
@@ -184,3 +186,10 @@ def made(results: Iterable[Result]) -> int:
 
 def exhausted(results: Iterable[Result]) -> int:
     return sum(isinstance(result, QuotaExhaustedError) for result in results)
+
+
+def failed(results: Iterable[Result]) -> list[BrazeSendsError]:
+    """The errors among them, all of which must be ours."""
+    errors = [result for result in results if not isinstance(result, SendId)]
+    assert all(isinstance(error, BrazeSendsError) for error in errors), errors
+    return [error for error in errors if isinstance(error, BrazeSendsError)]

@@ -12,7 +12,7 @@ from tests.quota.machine import BucketMachine, assume
 def test_the_promises_hold_under_any_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """No unexcused 429 for a lone client, every token accounted for, and nobody waits for ever."""
     assume(monkeypatch)
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         BucketMachine,
         settings=settings(
             max_examples=250,

@@ -66,7 +66,7 @@ async def leave(fake: FakeBraze) -> None:
 async def until(condition: Any) -> None:
     """Let the loop run until a condition holds."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  (the emulator has no event to wait for)
+        while not condition():
             await asyncio.sleep(0.001)
 
 

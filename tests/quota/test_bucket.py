@@ -1,0 +1,323 @@
+"""The rule, sentence by sentence; ``test_bucket_machine`` has all of it in any order."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import pytest
+
+from braze_sends.quota.bucket import (
+    DAY,
+    LEASE_GRACE,
+    Answer,
+    Ask,
+    Bucket,
+    Charge,
+    Grant,
+    Reason,
+    Wait,
+    Window,
+)
+
+TIMEOUT = 10.0
+RESET = 50_000.0
+
+
+def ask(name: str, attempt: int = 1, **options: object) -> Ask:
+    return attrs.evolve(Ask(name, attempt, f"pair-{name}", TIMEOUT), **options)  # type: ignore[arg-type]
+
+
+def granted(bucket: Bucket, one: Ask, now: float) -> Grant:
+    (decision,) = bucket.reserve([one], now)
+    assert isinstance(decision, Grant)
+    return decision
+
+
+def told(used: int, limit: int = 100, reset: float = RESET, **options: object) -> Answer:
+    return attrs.evolve(Answer(spent=True, window=Window(limit, used, reset)), **options)  # type: ignore[arg-type]
+
+
+def known(used: int = 1, limit: int = 100, now: float = 0.0) -> Bucket:
+    """A bucket that a first answer has told of its window."""
+    bucket = Bucket(offset=0.0)
+    first = ask("first")
+    bucket.finish(first, granted(bucket, first, now), told(used, limit), now)
+    if not bucket.known:  # a higher limit wants a second answer
+        second = ask("second")
+        bucket.finish(second, granted(bucket, second, now), told(used, limit), now)
+    return bucket
+
+
+def test_an_answer_tells_the_window() -> None:
+    """Its numbers stand, and nothing is charged beyond them."""
+    bucket = known(used=40)
+    assert (60, 0, 0) == (bucket.free(ask("a")), len(bucket.leases), len(bucket.charges))
+
+
+def test_asking_again_for_a_lease_gives_the_same() -> None:
+    """A store's reply that got lost takes no second token."""
+    bucket = known()
+    first = granted(bucket, ask("a"), 5.0)
+    assert first == granted(bucket, ask("a"), 6.0)
+    assert 1 == len(bucket.leases)
+
+
+@pytest.mark.parametrize("spent", [True, False, None])
+@pytest.mark.parametrize("window", [None, Window(100, 2, RESET)])
+def test_finishing_twice_counts_once(spent: bool | None, window: Window | None) -> None:
+    """A retried command changes nothing."""
+    bucket = known()
+    grant = granted(bucket, ask("a"), 5.0)
+    answer = Answer(spent=spent, window=window)
+    bucket.finish(ask("a"), grant, answer, 6.0)
+    once = attrs.evolve(bucket, charges=dict(bucket.charges))
+    bucket.finish(ask("a"), grant, answer, 6.0)
+    assert once == bucket
+
+
+def test_a_dead_owner_leaves_a_doubt_at_its_deadline() -> None:
+    """Not before it, and its pair is named."""
+    bucket = known()
+    granted(bucket, ask("a"), 5.0)
+    deadline = 5.0 + TIMEOUT + LEASE_GRACE
+    assert [] == bucket.advance(deadline - 0.1)
+    assert ["pair-a"] == bucket.advance(deadline)
+    assert {"a.1": Charge("pair-a", ripe=5.0 + 3 * TIMEOUT)} == bucket.charges
+
+
+def test_an_owner_that_dies_between_two_attempts_leaves_nothing_new() -> None:
+    """Nothing was under way; the token is free again."""
+    bucket = known()
+    grant = granted(bucket, ask("a"), 5.0)
+    bucket.finish(ask("a"), grant, Answer(spent=False), 6.0, keep=True)
+    assert 98 == bucket.free(ask("b"))
+    assert [] == bucket.advance(5.0 + TIMEOUT + LEASE_GRACE)
+    assert (99, {}) == (bucket.free(ask("b")), bucket.charges)
+
+
+def test_an_answer_after_the_deadline_settles_the_doubt() -> None:
+    """The owner had only been stopped."""
+    bucket = known()
+    grant = granted(bucket, ask("a"), 5.0)
+    bucket.advance(100.0)
+    bucket.finish(ask("a"), grant, told(2), 100.0)
+    assert (98, {}) == (bucket.free(ask("b")), bucket.charges)
+
+
+def test_a_name_that_braze_chose_leaves_a_doubt_without_a_pair() -> None:
+    """Nobody can ask for it again."""
+    bucket = known()
+    granted(bucket, ask("a", pair=None), 5.0)
+    assert [] == bucket.advance(100.0)
+    assert [None] == [charge.pair for charge in bucket.charges.values()]
+
+
+def test_a_pair_under_way_elsewhere_is_waited_for() -> None:
+    """Until its lease runs out at the latest; a kept lease holds it too."""
+    bucket = known()
+    granted(bucket, ask("a"), 5.0)
+    (decision,) = bucket.reserve([ask("b", pair="pair-a")], 6.0)
+    assert Wait(Reason.PAIR, 5.0 + TIMEOUT + LEASE_GRACE) == decision
+
+
+def test_a_success_without_headers_is_cleared_by_any_later_answer() -> None:
+    """A doubt only by one that began three timeouts later."""
+    bucket = known()
+    sure, unsure = granted(bucket, ask("a"), 5.0), granted(bucket, ask("b"), 5.0)
+    bucket.finish(ask("a"), sure, Answer(spent=True), 6.0)
+    bucket.finish(ask("b"), unsure, Answer(spent=None, in_doubt=True), 6.0)
+    assert {"a.1", "b.1"} == set(bucket.charges)
+    for name, now, left in (("c", 6.0, {"b.1"}), ("d", 34.9, {"b.1"}), ("e", 35.0, set())):
+        bucket.finish(ask(name), granted(bucket, ask(name), now), told(3), now + 1)
+        assert left == set(bucket.charges)
+
+
+def test_a_limit_that_jumps_up_wants_a_second_answer() -> None:
+    """Unless our own traffic explains what it counts."""
+    bucket = known(used=10)
+    grant = granted(bucket, ask("a"), 5.0)
+    bucket.finish(ask("a"), grant, told(60, limit=250_000), 6.0)
+    assert 100 == bucket.limit
+    grant = granted(bucket, ask("b"), 7.0)
+    bucket.finish(ask("b"), grant, told(61, limit=250_000), 8.0)
+    assert 250_000 == bucket.limit
+    explained = known(used=10)
+    grant = granted(explained, ask("a"), 5.0)
+    explained.finish(ask("a"), grant, told(11, limit=200), 6.0)
+    assert 200 == explained.limit
+
+
+def test_a_second_answer_from_another_window_does_not_confirm_a_limit() -> None:
+    """Nor does one to a request from before the first."""
+    bucket = known(used=10)
+    old = granted(bucket, ask("old"), 4.0)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), told(60, limit=900), 6.0)
+    bucket.finish(ask("old"), old, told(61, limit=900), 7.0)
+    assert 100 == bucket.limit
+
+
+def test_used_cannot_fall() -> None:
+    """A lower one with another limit, to a request begun after all we know, is another bucket's."""
+    bucket = known(used=50)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), told(3, limit=60), 6.0)
+    assert (100, 50) == (bucket.limit, bucket.used)
+    assert {"a.1"} == set(bucket.charges)
+
+
+def test_a_wrong_window_of_ours_is_given_up_for_one_that_contradicts_it() -> None:
+    """An earlier reset, the same limit, a request begun after all that we know."""
+    bucket = known(used=10)
+    earlier = RESET - 3600
+    before = granted(bucket, ask("before"), -1.0)
+    bucket.learned = 0.0
+    bucket.finish(ask("before"), before, told(2, reset=earlier), 3.0)
+    assert RESET == bucket.reset
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), told(12, reset=earlier), 6.0)
+    assert (earlier, 12) == (bucket.reset, bucket.used)
+
+
+def test_a_later_window_with_a_lower_limit_shows_that_ours_was_another_bucket() -> None:
+    """The daily bucket is the small one; one with a higher limit is not believed."""
+    bucket = known(used=10, limit=250_000)
+    assert 250_000 == bucket.limit
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), told(3, reset=RESET + 3600), 6.0)
+    assert (100, 3, RESET + 3600) == (bucket.limit, bucket.used, bucket.reset)
+    bucket.finish(
+        ask("b"), granted(bucket, ask("b"), 7.0), told(1, limit=900, reset=RESET + 9000), 8.0
+    )
+    assert (100, RESET + 3600) == (bucket.limit, bucket.reset)
+
+
+@pytest.mark.parametrize("reset", [-5.0, 26 * 3600.0])
+def test_an_absurd_reset_counts_as_no_headers(reset: float) -> None:
+    """One that is over, or more than a day ahead."""
+    bucket = Bucket(offset=0.0)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 0.0), told(1, reset=reset), 1.0)
+    assert (None, False) == (bucket.reset, bucket.known)
+
+
+def test_a_date_corrects_the_clock_no_more_than_it_must() -> None:
+    """Within what the answer's second allows nothing changes; outside, the lower bound."""
+    bucket = Bucket(offset=1000.4)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 0.0), Answer(True, date=1000.0), 0.2)
+    assert 1000.4 == bucket.offset
+    bucket.finish(ask("b"), granted(bucket, ask("b"), 1.0), Answer(True, date=1041.0), 1.5)
+    assert 1039.5 == bucket.offset
+
+
+def test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block() -> None:
+    """Others see the token free while they wait."""
+    bucket = known()
+    grant = granted(bucket, ask("a"), 5.0)
+    bucket.finish(ask("a"), grant, Answer(spent=False), 6.0, keep=True)
+    refused = granted(bucket, ask("b"), 6.0)
+    bucket.finish(ask("b"), refused, Answer(spent=False, refused=True, retry_after=7), 7.0)
+    (decision,) = bucket.reserve([ask("a", attempt=2)], 8.0)
+    assert Wait(Reason.QUOTA, 14.0) == decision
+    assert {} == bucket.leases
+
+
+def test_a_refused_canary_keeps_the_doubts_until_the_window_ends() -> None:
+    """A bare 429 to the one that asked; no second canary goes."""
+    bucket = known(used=98)
+    for name in "ab":
+        grant = granted(bucket, ask(name), 5.0)
+        bucket.finish(ask(name), grant, Answer(spent=None, in_doubt=True), 6.0)
+    (wait,) = bucket.reserve([ask("c")], 7.0)
+    assert Wait(Reason.QUOTA, 35.0) == wait
+    canary = granted(bucket, ask("c"), 35.0)
+    bucket.finish(ask("c"), canary, Answer(spent=False, refused=True), 36.0)
+    assert [True, True] == [charge.asked for charge in bucket.charges.values()]
+    (wait,) = bucket.reserve([ask("d")], 100.0)
+    assert Wait(Reason.QUOTA, RESET + 1.0) == wait
+    bucket.advance(RESET + 1.0)
+    assert {} == bucket.charges
+
+
+def test_pauses_grow_with_each_429_and_a_burst_is_one() -> None:
+    """2 s, 4 s … for those that say nothing; an answer that is none starts over."""
+    bucket = known()
+    grants = [granted(bucket, ask(f"burst{n}"), 5.0) for n in range(3)]
+    for n, grant in enumerate(grants):
+        bucket.finish(ask(f"burst{n}"), grant, Answer(spent=False, refused=True), 6.0)
+    assert 8.0 == bucket.blocked_until
+    bucket.finish(ask("next"), granted(bucket, ask("next"), 8.0), Answer(False, refused=True), 9.0)
+    assert 13.0 == bucket.blocked_until
+    bucket.finish(ask("good"), granted(bucket, ask("good"), 13.0), told(2), 14.0)
+    assert 0 == bucket.refusals
+
+
+def test_a_429_with_nothing_left_blocks_until_its_reset() -> None:
+    """Also where the numbers are another bucket's: that one refused."""
+    bucket = known()
+    other = Answer(spent=False, refused=True, window=Window(250_000, 250_000, 3600.0))
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), other, 6.0)
+    assert (3601.0, 100) == (bucket.blocked_until, bucket.limit)
+
+
+def test_less_headroom_passes_and_more_waits_behind() -> None:
+    """The queue is served in its order otherwise."""
+    bucket = known(used=98)
+    decisions = bucket.reserve(
+        [ask("bulk", headroom=2), ask("bulk2", headroom=2), ask("urgent"), ask("half", headroom=1)],
+        5.0,
+    )
+    assert [Wait, Wait, Grant, Wait] == [type(decision) for decision in decisions]
+
+
+def test_an_own_cap_that_is_used_up_holds_up_nobody_else() -> None:
+    """Another client of the store may have a higher one, or none."""
+    bucket = known(used=5)
+    bucket.created = 5
+    decisions = bucket.reserve([ask("capped", cap=5), ask("free"), ask("wider", cap=7)], 5.0)
+    assert [Wait, Grant, Grant] == [type(decision) for decision in decisions]
+
+
+def test_a_cleared_doubt_counts_for_an_own_cap_as_far_as_the_headers_allow() -> None:
+    """It may have been a create."""
+    bucket = known(used=5)
+    bucket.created, bucket.cleared = 3, 9
+    assert 10 - 3 - 2 == bucket.free(ask("a", cap=10))
+
+
+def test_what_can_never_be_had_is_said_to_be_never() -> None:
+    """As much headroom as there is limit, or a cap of 0."""
+    bucket = known()
+    decisions = bucket.reserve([ask("a", headroom=100), ask("b", cap=0)], 5.0)
+    assert [Wait(Reason.QUOTA, math.inf)] * 2 == decisions
+
+
+def test_without_a_window_charges_lapse_after_a_day() -> None:
+    """A day after the last moment at which Braze may have counted them."""
+    bucket = Bucket(offset=0.0, canaries=1000)
+    for n in range(100):
+        one = ask(f"{n}")
+        bucket.finish(one, granted(bucket, one, 0.0), Answer(spent=True), 1.0)
+    (wait,) = bucket.reserve([ask("more")], 2.0)
+    assert Wait(Reason.QUOTA, 1.0 + DAY) == wait
+    assert 1.0 + DAY == bucket.next_change(2.0)
+    bucket.advance(1.0 + DAY)
+    assert 100 == bucket.free(ask("more"))
+
+
+def test_nothing_changes_by_itself_in_a_new_bucket() -> None:
+    """There is nothing to wait for."""
+    assert math.inf == Bucket(offset=0.0).next_change(0.0)
+
+
+def test_forgetting_keeps_leases_charges_and_what_was_created() -> None:
+    """The careful request goes, though others are out."""
+    bucket = known(used=30)
+    bucket.created = 30
+    grant = granted(bucket, ask("doubt"), 5.0)
+    bucket.finish(ask("doubt"), grant, Answer(spent=None, in_doubt=True), 6.0)
+    old = granted(bucket, ask("out"), 6.0)
+    bucket.forget(7.0)
+    assert (98, None) == (bucket.free(ask("a")), bucket.reset)
+    assert 100 - 30 - 2 == bucket.free(ask("a", cap=100))
+    first, second = bucket.reserve([ask("a"), ask("b")], 7.0)
+    assert (Grant(7.0), Wait(Reason.CANARY)) == (first, second)
+    # What began before cannot tell what has been counted since.
+    bucket.finish(ask("out"), old, told(31), 8.0)
+    assert (False, RESET) == (bucket.known, bucket.reset)
