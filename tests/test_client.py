@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -561,6 +562,21 @@ def test_a_session_of_an_ended_loop_is_refused() -> None:
     asyncio.run(first())
     with pytest.raises(ConfigurationError, match="loop that has ended"):
         asyncio.run(_awaited(kept[0].quota()))
+
+
+def test_close_in_a_later_loop_is_harmless() -> None:
+    """What the first loop had is gone with it."""
+    braze = SendsClient(KEY, base_url="http://127.0.0.1:9")
+    asyncio.run(_awaited(braze.quota()))
+    asyncio.run(braze.close())
+    assert "closed" in repr(braze)
+
+
+def test_the_signature_is_readable() -> None:
+    """What is not given shows as an ellipsis."""
+    assert "max_rate_limit_wait: 'float | _Unset | None' = …" in str(
+        inspect.signature(SendsClient.create_send_id)
+    )
 
 
 async def test_the_constructor_needs_no_loop_and_says_what_is_wrong() -> None:

@@ -402,11 +402,11 @@ def test_a_window_that_opens_late_draws_two_refusals_and_not_eight() -> None:
         model = world.model
 
         def opens_late(
-            method: str, path: str, fields: Mapping[str, str], body: bytes, now: float
+            method: str, path: str, headers: Mapping[str, str], body: bytes, now: float
         ) -> Reply:
             if not MIDNIGHT <= now < MIDNIGHT + 6:
-                return model.handle(method, path, fields, body, now)
-            reply = model.handle(method, path, fields, body, MIDNIGHT - 1)
+                return model.handle(method, path, headers, body, now)
+            reply = model.handle(method, path, headers, body, MIDNIGHT - 1)
             reply.headers["Date"] = model.answer(429, now).headers["Date"]
             return reply
 

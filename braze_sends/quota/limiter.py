@@ -13,6 +13,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable
+from copy import copy
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -228,10 +229,8 @@ class Limiter:
     def _committed(self, task: asyncio.Task[None]) -> None:
         self._committing = None
         # The end of a loop cancels every task, this one too; those who wait still need it.
-        if self._look_again and not self._loop.is_closed():
+        if self._look_again:
             self._kick()
-        elif not task.cancelled() and (error := task.exception()) is not None:
-            self._loop.call_exception_handler({"message": "the limiter failed", "exception": error})
 
     async def _commit(self) -> None:
         while self._look_again:
@@ -329,14 +328,15 @@ class Limiter:
     def _fail(self, error: Exception, operations: list[_Operation], waiters: list[_Waiter]) -> None:
         if not isinstance(error, BrazeSendsError):
             error = StoreError(f"the quota's store failed: {type(error).__name__}")
+        # A copy for each, since each is told which pair it is about.
         for operation in operations:
             if not operation.future.done():
-                operation.future.set_exception(error)
+                operation.future.set_exception(copy(error))
                 operation.future.exception()  # seen, should its caller be gone
         for waiter in waiters:
             self._queue.pop(waiter.patience.ticket, None)
             if not waiter.future.done():
-                waiter.future.set_exception(error)
+                waiter.future.set_exception(copy(error))
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -355,8 +355,7 @@ class Limiter:
         if self._store.shared:
             delay = min(delay, self._pause)
             self._pause = min(2 * self._pause, LAST_LOOK)
-        if delay < math.inf:
-            self._timer = self._loop.call_later(delay, self._kick)
+        self._timer = self._loop.call_later(delay, self._kick)
 
 
 def _exhausted(ask: Ask, wait: Wait, outcome: _Outcome) -> QuotaExhaustedError:

@@ -1,0 +1,153 @@
+"""Who waits, who is woken, and what cancellation does in the middle of a transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+import pytest
+
+from braze_sends import MemoryStore, StoreError
+from braze_sends.quota.bucket import Answer, Ask, Window
+from braze_sends.quota.limiter import Held, Limiter, Patience
+from braze_sends.quota.store import Transaction
+from braze_sends.testing import run_virtual
+
+T = TypeVar("T")
+
+
+class GatedStore(MemoryStore):
+    """Its transactions take effect at once; their replies wait for the gate."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(clock=loop.time, wall=lambda: 1e9 + loop.time())
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+        self.times: list[float] = []
+
+    async def transact(
+        self, workspace: str, pairs: Collection[str], change: Callable[[Transaction], T]
+    ) -> T:
+        self.times.append(asyncio.get_running_loop().time())
+        result = await super().transact(workspace, pairs, change)
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        return result
+
+
+def ask(name: str, cap: int | None = None) -> Ask:
+    return Ask(name, 1, f"pair-{name}", 10.0, cap=cap)
+
+
+async def test_the_end_of_a_loop_does_not_lose_an_operation() -> None:
+    """The task of a transaction is cancelled in the middle: it is run again."""
+    store = GatedStore()
+    limiter = Limiter.of(store, "w")
+    store.gate.clear()
+    status = asyncio.create_task(limiter.status(None))
+    lease = asyncio.create_task(limiter.acquire(ask("a"), Patience(0)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert limiter._committing is not None
+    limiter._committing.cancel()
+    store.gate.set()
+    assert 1 == (await status).in_flight
+    assert isinstance(await lease, Held)
+    assert 2 == len(store.times)
+
+
+@pytest.mark.parametrize("error", [None, StoreError("down")])
+async def test_cancelling_in_the_middle_of_a_transaction_leaks_nothing(
+    error: StoreError | None,
+) -> None:
+    """A lease that was granted meanwhile is given back; an operation takes place all the same."""
+    store = GatedStore()
+    limiter = Limiter.of(store, "w")
+    store.gate.clear()
+    tasks: list[asyncio.Task[object]] = [
+        asyncio.create_task(limiter.acquire(ask("granted"), Patience(0))),
+        asyncio.create_task(limiter.acquire(ask("waits"), Patience(0))),
+        asyncio.create_task(limiter.status(None)),
+    ]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(task.cancelled() for task in tasks)
+    store.error = error
+    store.gate.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    store.error = None
+    # After a failure the store's record is what it is; the lease runs out at its deadline.
+    assert (0 if error is None else 1) == (await limiter.status(None)).in_flight
+    assert {} == limiter._queue
+
+
+async def test_each_who_waits_is_told_of_its_own_failure() -> None:
+    """An error names a pair, so that no two may share one."""
+    store = GatedStore()
+    store.error = StoreError("down")
+    limiter = Limiter.of(store, "w")
+    first, second = await asyncio.gather(
+        limiter.acquire(ask("a"), Patience(0)),
+        limiter.acquire(ask("b"), Patience(0)),
+        return_exceptions=True,
+    )
+    assert isinstance(first, StoreError)
+    assert isinstance(second, StoreError)
+    assert first is not second
+
+
+def test_who_waits_on_a_shared_store_looks_again_ever_more_seldom() -> None:
+    """After 0.25 s, doubling to 5 s; and no more when nobody waits."""
+
+    async def main() -> None:
+        store = GatedStore()
+        limiter = Limiter.of(store, "w")
+        held = await limiter.acquire(ask("first"), Patience(0))
+        assert isinstance(held, Held)
+        answer = Answer(True, window=Window(100, 100, 1e9 + 3600))
+        await limiter.finish(ask("first"), held.grant, answer, memory=None)
+        store.times.clear()
+        waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(4000)))
+        await asyncio.sleep(20)
+        gaps = [b - a for a, b in zip(store.times, store.times[1:], strict=False)]
+        assert [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0] == pytest.approx(gaps)
+        waits.cancel()
+        await asyncio.sleep(10)
+        looks = len(store.times)
+        await asyncio.sleep(100)
+        assert looks == len(store.times)
+
+    run_virtual(main())
+
+
+def test_a_waiter_of_another_process_is_served_when_a_token_comes_back() -> None:
+    """It looks again, and finds it; all its waits together count against its patience."""
+
+    async def main() -> None:
+        store = GatedStore()
+        here = Limiter.of(store, "w")
+        there = Limiter(store, "w", asyncio.get_running_loop())
+        held = await here.acquire(ask("here", cap=1), Patience(0))
+        assert isinstance(held, Held)
+        patience = Patience(2.0)
+        waits = asyncio.create_task(there.acquire(ask("there"), patience))
+        await asyncio.sleep(0.5)
+        await here.finish(
+            ask("here"), held.grant, Answer(True, window=Window(9, 9, 1e9 + 1.0)), memory=None
+        )
+        held = await waits
+        assert isinstance(held, Held)
+        # The canary's end is no wait for quota; the rest of the window is.
+        assert 0 < 2.0 - patience.left < 1.6
+
+    run_virtual(main())
