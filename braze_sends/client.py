@@ -391,7 +391,7 @@ class SendsClient:
             memory = Remembered(None) if exchange.sent else None
             await self._quietly(limiter.finish(ask, held.grant, lost, memory=memory))
             raise
-        told = headers.read(reply.headers, time.time())
+        told = headers.read(reply.headers, time.time(), key.scrub)
         self._rate_limit = told.rate_limit or self._rate_limit
         settle = functools.partial(self._settle, flight, limiter, held.grant, told)
         try:

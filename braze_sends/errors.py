@@ -8,14 +8,15 @@
     ├── StoreError                           the quota's store is unreachable or damaged
     ├── APIConnectionError                   no answer came
     │   └── APITimeoutError (TimeoutError)   not within the timeout of an attempt
-    ├── APIStatusError                       an answer outside 2xx
-    │   ├── BadRequestError 400
-    │   ├── AuthenticationError 401
-    │   ├── PermissionDeniedError 403
-    │   ├── NotFoundError 404
-    │   ├── RateLimitError 429               only when nothing says when to come back
-    │   └── InternalServerError 5xx
-    └── APIResponseValidationError           a 2xx whose body is not what Braze documents
+    └── APIResponseError                     an answer came, and it is no send ID
+        ├── APIStatusError                   outside 2xx
+        │   ├── BadRequestError 400
+        │   ├── AuthenticationError 401
+        │   ├── PermissionDeniedError 403
+        │   ├── NotFoundError 404
+        │   ├── RateLimitError 429           only when nothing says when to come back
+        │   └── InternalServerError 5xx
+        └── APIResponseValidationError       a 2xx whose body is not what Braze documents
 
 All of them pickle, and none holds a key, a request header or a live response: they are made of
 text and numbers that have been cleaned of the key.

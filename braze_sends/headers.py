@@ -7,7 +7,7 @@ so is garbled, as it should be.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -15,8 +15,8 @@ import attrs
 
 from braze_sends.models import RateLimit
 
-#: A day and an hour: longer than any wait that the daily quota can ask for.
-LONGEST_WAIT = 25 * 3600.0
+#: Two days: longer than any wait that a daily quota can ask for, wherever its day begins.
+LONGEST_WAIT = 48 * 3600.0
 
 
 @attrs.frozen
@@ -36,19 +36,22 @@ class AnswerHeaders:
     request_id: str | None = None
 
 
-def read(headers: Mapping[str, str], now: float) -> AnswerHeaders:
+def read(
+    headers: Mapping[str, str], now: float, clean: Callable[[str], str] = str
+) -> AnswerHeaders:
     """Read an answer's headers.
 
     Args:
         headers: names in lower case.
         now: our wall clock, epoch seconds; used for a ``Retry-After`` date without a ``Date``.
+        clean: cuts the key out of a text that is passed on.
     """
     date = _http_date(headers.get("date"))
     return AnswerHeaders(
         rate_limit=_rate_limit(headers),
         retry_after=_retry_after(headers, now if date is None else date),
         date=date,
-        request_id=_request_id(headers.get("x-request-id")),
+        request_id=_request_id(clean(headers.get("x-request-id", ""))),
     )
 
 
@@ -82,7 +85,7 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 def _whole_number(text: str | None) -> int | None:
     # int() alone would take "1_000", "+5" and digits of other scripts.
-    if text is None or not re.fullmatch(r"\s*[0-9]{1,15}\s*", text):
+    if text is None or not re.fullmatch(r"[ \t]*[0-9]{1,15}[ \t]*", text):
         return None
     return int(text)
 
@@ -99,6 +102,6 @@ def _http_date(text: str | None) -> float | None:
     return date.timestamp()
 
 
-def _request_id(text: str | None) -> str | None:
-    text = (text or "").strip()
+def _request_id(text: str) -> str | None:
+    text = text.strip()
     return text if text and len(text) <= 128 and text.isascii() and text.isprintable() else None

@@ -36,6 +36,8 @@ from braze_sends.settings import ApiKey
 
 PATH = "/sends/id/create"
 
+_NOT_JSON = object()
+
 #: No documented answer comes near; more is not read.
 MAX_BODY = 1024 * 1024
 
@@ -60,8 +62,9 @@ class Reply:
     """An answer, read whole unless it was ``too_long``. Header names are in lower case."""
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    # Not shown: tools that print the locals of a traceback would show a key that was echoed.
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
     too_long: bool = False
 
 
@@ -79,13 +82,12 @@ class NoReply:
     reason: str
     sent: bool
     timed_out: bool = False
-    headers: Mapping[str, str] = attrs.field(factory=dict)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
 
 
 @attrs.frozen
 class _Body:
     send_id: str
-    message: str = ""
 
 
 def _strict_str(value: object, _: type[str]) -> str:
@@ -118,9 +120,15 @@ def check_request(request: CreateSendId) -> CreateSendId:
             continue
         if problem := _problem(value, longest):
             raise ConfigurationError(
-                f"{name} {problem}", campaign_id=request.campaign_id, send_id=request.send_id
+                f"{name} {problem}",
+                campaign_id=_text_or_none(request.campaign_id),
+                send_id=_text_or_none(request.send_id),
             )
     return request
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _problem(value: object, longest: int) -> str | None:
@@ -164,20 +172,28 @@ def parse_response(
             campaign_id=request.campaign_id,
             send_id=request.send_id,
         )
-    answer = _json(reply, key)
-    if not 200 <= reply.status < 300:
-        kind = STATUS_ERRORS.get(reply.status)
-        if kind is None:
-            kind = InternalServerError if reply.status >= 500 else APIStatusError
-        raise _error(kind, request, reply, headers, key, answer)
-    if isinstance(answer, dict) and (queued := _queued(request, reply, headers, answer)):
-        return queued
+    answer = _json(reply)
+    kind: type[APIResponseError]
+    if 200 <= reply.status < 300:
+        send = _created(request, headers, answer) or _queued(request, reply, headers, answer)
+        if send is not None:
+            return send
+        kind = APIResponseValidationError
+    else:
+        server = InternalServerError if reply.status >= 500 else APIStatusError
+        kind = STATUS_ERRORS.get(reply.status, server)
+    # From here no local holds what may be the key: some tools print those with a traceback.
+    answer = _clean(answer, key)
+    raise _error(kind, request, reply, headers, key, answer)
+
+
+def _created(request: CreateSendId, headers: AnswerHeaders, answer: object) -> SendId | None:
     try:
         body = _converter.structure(answer, _Body)
     except (BaseValidationError, TypeError, ValueError, KeyError, AttributeError):
-        body = None
-    if body is None or not body.send_id.strip():
-        raise _error(APIResponseValidationError, request, reply, headers, key, answer)
+        return None
+    if not body.send_id.strip():
+        return None
     return SendId(
         campaign_id=request.campaign_id,
         send_id=body.send_id,
@@ -187,12 +203,14 @@ def parse_response(
 
 
 def _queued(
-    request: CreateSendId, reply: Reply, headers: AnswerHeaders, answer: dict[str, object]
+    request: CreateSendId, reply: Reply, headers: AnswerHeaders, answer: object
 ) -> SendId | None:
     # 202 {"message": "queued"}: maintenance mode, in older documentation. The ID that was asked
     # for will exist; a name that Braze would choose cannot be known, so that one is an error.
+    if not isinstance(answer, dict) or request.send_id is None:
+        return None
     says_queued = reply.status == 202 or answer.get("message") == "queued"
-    if not says_queued or "send_id" in answer or answer.get("errors") or request.send_id is None:
+    if not says_queued or answer.get("send_id") is not None or answer.get("errors"):
         return None
     return SendId(
         campaign_id=request.campaign_id,
@@ -253,27 +271,45 @@ def says_it_exists(error: BrazeSendsError) -> bool:
     if not isinstance(error, BadRequestError):
         return False
     texts = [error.message, *(json.dumps(item) for item in error.errors)]
-    return any(
-        re.search(r"\bsend(?:[ _-]?id(?:entifier)?)?s?\b|\bsendId\b", text, re.IGNORECASE)
-        and re.search(
-            r"\balready (?:exists?|(?:been )?(?:created|used|taken)|in use)\b|\bduplicate\b",
-            text,
-            re.IGNORECASE,
-        )
-        for text in texts
-    )
+    # sendId, send_id and send-id are read as "send id".
+    texts = [re.sub(r"[_-]|(?<=[a-z])(?=[A-Z])", " ", text).lower() for text in texts]
+    return any(_NAMES_A_SEND.search(text) and _EXISTS.search(text) for text in texts)
 
 
-def _json(reply: Reply, key: ApiKey) -> object | None:
-    """The body as JSON without the key, or ``None``."""
+_NAMES_A_SEND = re.compile(
+    r"\bsend id(?:entifier)?s?\b|\b(?:the|this|a) send\b|(?:^|\")send already\b"
+)
+_EXISTS = re.compile(
+    r"\balready (?:exists?|(?:been )?(?:created|used|taken)|in use)\b|\bduplicate\b"
+)
+
+
+def _json(reply: Reply) -> object:
+    """The body as JSON, or ``_NOT_JSON``."""
     if reply.too_long:
-        return None
+        return _NOT_JSON
     try:
-        # Cleaned before parsing and after: the echo may be escaped one way or the other.
-        answer = json.loads(key.scrub(reply.body.decode("utf-8-sig")))
-        return json.loads(key.scrub(json.dumps(answer)))  # type: ignore[no-any-return]  # any JSON
+        return json.loads(reply.body.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        return None
+        return _NOT_JSON
+
+
+def _clean(answer: object, key: ApiKey) -> object:
+    """JSON without the key in any of its strings; ``_NOT_JSON`` if it is nested too deeply."""
+
+    def clean(value: object) -> object:
+        if isinstance(value, str):
+            return key.scrub(value)
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        if isinstance(value, dict):
+            return {key.scrub(name): clean(item) for name, item in value.items()}
+        return value
+
+    try:
+        return clean(answer)
+    except RecursionError:
+        return _NOT_JSON
 
 
 def _error(
@@ -282,45 +318,44 @@ def _error(
     reply: Reply,
     headers: AnswerHeaders,
     key: ApiKey,
-    answer: object | None,
+    answer: object,
 ) -> APIResponseError:
-    message, errors = "", ()
+    message, errors = "", tuple[object, ...]()
     if isinstance(answer, dict):
         message = answer["message"] if isinstance(answer.get("message"), str) else ""
         listed = answer.get("errors")
         errors = tuple(listed) if isinstance(listed, list) else ()
     elif not reply.too_long:
-        message = key.scrub(_plain_text(reply.body))
+        message = _plain_text(key.scrub(reply.body.decode("utf-8", "replace")))
     if kind is APIResponseValidationError:
         message = f"{_complaint(reply, answer)}{f': {message}' if message else ''}"
     elif 300 <= reply.status < 400:
         message = "redirected, which is never followed since the key would go with it"
-    request_id = headers.request_id and key.scrub(headers.request_id)
     return kind(
         message or "no message",
         status_code=reply.status,
         errors=errors,
-        request_id=request_id,
+        request_id=headers.request_id,
         rate_limit=headers.rate_limit,
         retry_after=headers.retry_after,
         # Empty says nothing of who answered; other text that is no JSON is not of Braze's making.
-        from_edge=answer is None and not reply.too_long and bool(reply.body.strip()),
+        from_edge=answer is _NOT_JSON and not reply.too_long and bool(reply.body.strip()),
         quota_spent=False if reply.status in NOT_COUNTED else None,
         campaign_id=request.campaign_id,
         send_id=request.send_id,
     )
 
 
-def _complaint(reply: Reply, answer: object | None) -> str:
+def _complaint(reply: Reply, answer: object) -> str:
     if reply.too_long:
         return f"the body is over {MAX_BODY} bytes and was not read to its end"
-    if answer is None:
+    if answer is _NOT_JSON:
         return "the body is not JSON" if reply.body.strip() else "the body is empty"
     if not isinstance(answer, dict):
         return "the body is not a JSON object"
     return "the body has no usable send_id"
 
 
-def _plain_text(body: bytes, longest: int = 200) -> str:
-    text = re.sub(r"<[^>]*>", " ", body[:4096].decode("utf-8", "replace"))
+def _plain_text(text: str, longest: int = 200) -> str:
+    text = re.sub(r"<[^>]*>", " ", text[:4096])
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:longest]

@@ -141,14 +141,17 @@ def checked_base_url(value: object) -> str:
     if text.upper() in INSTANCES:
         return INSTANCES[text.upper()]
     if "://" not in text:
+        # Shown only if it cannot be the key, passed in the wrong place.
+        shown = repr(text) if len(text) <= 8 or "." in text or ":" in text else "given"
         raise ConfigurationError(
-            f"unknown instance {text!r}: known are {known}; for another give its https URL"
+            f"unknown instance {shown}: known are {known}; for another give its https URL"
         )
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"base_url is not a URL: {error}") from None
+        (host or "").encode("idna")
+    except ValueError:
+        raise ConfigurationError("base_url is not a URL: its host or port cannot be read") from None
     if not host or parts.scheme not in ("https", "http") or not text.isprintable() or " " in text:
         raise ConfigurationError(
             "base_url must be an https URL such as https://rest.iad-01.braze.com"
@@ -185,9 +188,12 @@ def checked_wait(value: object) -> float | None:
 
 def checked_seconds(name: str, value: object) -> float:
     """``value`` as a finite number of seconds."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigurationError(f"{name} must be a finite number of seconds, not {value!r}")
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer beyond every float
+        pass
+    raise ConfigurationError(f"{name} must be a finite number of seconds, not {value!r:.40}")
 
 
 def checked_count(name: str, value: object) -> int:

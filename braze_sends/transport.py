@@ -32,18 +32,26 @@ class Exchange:
         deadline: loop time past which the lease is no longer ours, so that nothing may be sent.
         called_off: nobody wants it any more; looked at before the first byte.
         sent: whether the first byte was written. From then on Braze may know of the request.
+        withheld: why the first byte was not written.
     """
 
     deadline: float
     called_off: bool = False
     sent: bool = False
+    withheld: str | None = None
 
     def start(self) -> None:
-        """Called in place, just before the first byte."""
+        """Called in place, just before the first byte.
+
+        Raises:
+            NotSentError: it must not be written.
+        """
         if self.called_off:
-            raise NotSentError("called off")
-        if asyncio.get_running_loop().time() >= self.deadline:
-            raise NotSentError("the lease ran out before the request could be sent")
+            self.withheld = "called off before it was sent"
+        elif asyncio.get_running_loop().time() >= self.deadline:
+            self.withheld = "the lease ran out before the request could be sent"
+        if self.withheld:
+            raise NotSentError(self.withheld)
         self.sent = True
 
 
@@ -101,6 +109,10 @@ class Transport:
             raise ConfigurationError(
                 f"session must be an aiohttp.ClientSession, not {type(session).__name__}"
             )
+        if getattr(session, "auth", None) is not None:  # gone in aiohttp 4
+            raise ConfigurationError(
+                "session has credentials of its own (auth=…); Braze takes the API key alone"
+            )
         self._url = base_url + PATH
         self._key = key
         self._timeout = timeout
@@ -126,7 +138,7 @@ class Transport:
         """
         session = self._session or await self._open()
         headers: dict[str, str] = {}
-        reason, timed_out = "", False
+        reason, timed_out, unusable = "", False, False
         try:
             async with session.post(
                 self._url,
@@ -135,6 +147,7 @@ class Transport:
                     "Authorization": self._key.authorization(),
                     "User-Agent": _user_agent(),
                     "Accept": "application/json",
+                    "Content-Type": "application/json",
                 },
                 timeout=self._timeout,
                 allow_redirects=False,
@@ -145,16 +158,16 @@ class Transport:
                 content, too_long = await _read(response)
                 return Reply(response.status, headers, content, too_long)
         except TimeoutError as error:  # aiohttp's total timeout is no ClientError
-            reason, timed_out = _reason(error, f"no answer within {self.seconds:g} s"), True
+            reason, timed_out = _reason(error, "no answer within the timeout"), True
         except (aiohttp.ClientError, OSError) as error:
-            reason = _reason(error, "the connection failed")
+            reason = exchange.withheld or _reason(error, "the connection failed")
         except RuntimeError as error:
-            if not session.closed:
+            unusable = session.closed or str(error) == "Event loop is closed"
+            if exchange.sent or not unusable:
                 raise
-            reason = _reason(error, "the session is closed")
         # Raised from here, our error has no context: aiohttp's frames hold the header with the key.
-        if session.closed and not exchange.sent:
-            raise ConfigurationError("the aiohttp session passed to the client is closed")
+        if unusable:
+            raise ConfigurationError("the session passed is closed, or its event loop has ended")
         return NoReply(self._key.scrub(reason), exchange.sent, timed_out, headers)
 
     def detach(self) -> None:
@@ -209,4 +222,6 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
 
 
 def _reason(error: BaseException, what: str) -> str:
-    return f"{what} ({type(error).__name__}{f': {error}' if str(error) else ''})"
+    # The system's own words alone: aiohttp's may quote an answer, or a proxy with its password.
+    said = error.strerror if isinstance(error, OSError) and error.strerror else None
+    return f"{what} ({type(error).__name__}{f': {said}' if said else ''})"

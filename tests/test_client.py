@@ -543,6 +543,16 @@ def test_the_end_of_a_loop_leaves_a_doubt_and_not_a_hole() -> None:
     assert (0, 1) == asyncio.run(look())
 
 
+async def test_a_session_with_credentials_of_its_own_is_refused(fake: FakeBraze) -> None:
+    """aiohttp would not send the key beside them."""
+    with pytest.warns(DeprecationWarning, match="auth|BasicAuth"):
+        session = aiohttp.ClientSession(auth=aiohttp.BasicAuth("user", "password"))
+    async with session:
+        with pytest.raises(ConfigurationError, match="credentials") as caught:
+            client_of(fake, session=session)
+        assert "password" not in str(caught.value)
+
+
 async def test_another_running_loop_is_refused(fake: FakeBraze) -> None:
     """A client in use by a loop in another thread raises a clear error, and does not hang."""
     async with client_of(fake) as braze:
@@ -587,6 +597,7 @@ async def test_the_constructor_needs_no_loop_and_says_what_is_wrong() -> None:
         {"session": object()},
         {"timeout": 0},
         {"timeout": "10"},
+        {"timeout": 10**400},
         {"timeout": float("nan")},
         {"max_retries": -1},
         {"max_retries": 1.5},

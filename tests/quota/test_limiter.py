@@ -9,9 +9,9 @@ from typing import TypeVar
 import pytest
 
 from braze_sends import MemoryStore, StoreError
-from braze_sends.quota.bucket import Answer, Ask, Window
+from braze_sends.quota.bucket import LEASE_GRACE, Answer, Ask, Window
 from braze_sends.quota.limiter import Held, Limiter, Patience
-from braze_sends.quota.store import Transaction
+from braze_sends.quota.store import Remembered, Transaction
 from braze_sends.testing import run_virtual
 
 T = TypeVar("T")
@@ -104,6 +104,20 @@ async def test_each_who_waits_is_told_of_its_own_failure() -> None:
     assert isinstance(first, StoreError)
     assert isinstance(second, StoreError)
     assert first is not second
+
+
+def test_a_pair_whose_owner_died_is_remembered_in_doubt() -> None:
+    """By whoever looks after its deadline."""
+
+    async def main() -> None:
+        limiter = Limiter.of(GatedStore(), "w")
+        await limiter.acquire(ask("a"), Patience(0))
+        assert None is await limiter.recall("pair-a")
+        await asyncio.sleep(10.0 + LEASE_GRACE)
+        assert 1 == (await limiter.status(None)).unconfirmed
+        assert Remembered(None) == await limiter.recall("pair-a")
+
+    run_virtual(main())
 
 
 def test_who_waits_on_a_shared_store_looks_again_ever_more_seldom() -> None:

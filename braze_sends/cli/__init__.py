@@ -1,0 +1,21 @@
+"""The command line, ``braze-sends``. It needs the extra ``cli``: typer and rich."""
+
+from __future__ import annotations
+
+import sys
+
+_HINT = "error: the command line needs typer and rich: pip install 'braze_sends[cli]'"
+
+
+def main() -> None:
+    """Run ``braze-sends``. See ``braze_sends.cli.common`` for the exit codes."""
+    try:
+        try:
+            from braze_sends.cli.app import app
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("typer", "rich"):
+                raise
+            sys.exit(_HINT)  # to stderr, with exit code 1
+        app(prog_name="braze-sends")
+    except KeyboardInterrupt:  # while modules are imported; later ones typer sees
+        sys.exit(130)

@@ -1,0 +1,259 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import shlex
+import signal
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import braze_sends
+from braze_sends import QuotaStatus, SendId, SendsClient, new_send_id
+from braze_sends.cli.common import (
+    ERROR,
+    INTERRUPTED,
+    BaseUrlOption,
+    JsonOption,
+    KeyFileOption,
+    StoreOption,
+    WorkspaceOption,
+    make_client,
+    moment,
+    note,
+    print_json,
+    printable,
+    reporting,
+    span,
+)
+from braze_sends.cli.demo import demo
+from braze_sends.testing import FakeBraze
+
+app = typer.Typer(
+    help="Create Braze send IDs, and keep the daily quota that they cost.",
+    epilog="Example: braze-sends create my-campaign --send-id story-1\n\n"
+    "Exit codes: 0 done, 1 error, 2 wrong usage, 75 no quota: come back later, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # one of them may be the API key
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"braze-sends {braze_sends.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """What stands before the command's name."""
+
+
+# --- create --------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Example: BRAZE_BASE_URL=US-01 braze-sends create my-campaign --api-key-file key.txt"
+)
+def create(
+    campaign_id: Annotated[
+        str, typer.Argument(metavar="CAMPAIGN_ID", help="The campaign's API identifier.")
+    ],
+    send_id: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Your name for the send. Without it: a new one."),
+    ] = None,
+    as_json: JsonOption = False,
+    headroom: Annotated[
+        int, typer.Option(metavar="N", help="Slots of the quota to leave for others.")
+    ] = 0,
+    max_wait: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The longest wait for quota; inf for ever.")
+    ] = 30.0,
+    base_url: BaseUrlOption = None,
+    store: StoreOption = None,
+    workspace: WorkspaceOption = None,
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Create a send ID and print it."""
+    # Named here, so that it is known whatever happens and can be asked for again.
+    name = new_send_id() if send_id is None else send_id
+
+    async def run(braze: SendsClient) -> SendId:
+        async with braze:
+            wait = None if max_wait == math.inf else max_wait
+            return await braze.create_send_id(
+                campaign_id, name, max_rate_limit_wait=wait, headroom=headroom
+            )
+
+    with reporting(as_json):
+        client = make_client(base_url, store, workspace, api_key_file)
+        try:
+            send = asyncio.run(run(client))
+        except KeyboardInterrupt:
+            note(f"interrupted; to ask for the same send again, pass --send-id {name}")
+            raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json(_send_object(send))
+        return
+    typer.echo(printable(send.send_id))
+    if Console(stderr=True).is_terminal:
+        note(_details(send))
+
+
+def _status(send: SendId) -> str:
+    if send.queued:
+        return "queued"
+    return "reused" if send.reused else "created"
+
+
+def _send_object(send: SendId) -> dict[str, object]:
+    limit = send.rate_limit
+    return {
+        "campaign_id": send.campaign_id,
+        "send_id": send.send_id,
+        "status": _status(send),
+        "attempts": send.attempts,
+        "request_id": send.request_id,
+        "rate_limit": limit
+        and {
+            "limit": limit.limit,
+            "remaining": limit.remaining,
+            "resets_at": limit.resets_at.isoformat(),
+        },
+    }
+
+
+def _details(send: SendId) -> str:
+    told = [_status(send)]
+    if send.attempts > 1:
+        told.append(f"{send.attempts} attempts")
+    if (limit := send.rate_limit) is not None:
+        told.append(f"{limit.remaining} of {limit.limit} left until {moment(limit.resets_at)}")
+    return ", ".join(told)
+
+
+# --- quota ---------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: braze-sends quota --store sqlite:///quota.db")
+def quota(
+    as_json: JsonOption = False,
+    base_url: BaseUrlOption = None,
+    store: StoreOption = None,
+    workspace: WorkspaceOption = None,
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Show what is known of the quota; asks nothing of Braze."""
+
+    async def run(braze: SendsClient) -> QuotaStatus:
+        async with braze:
+            return await braze.quota()
+
+    with reporting(as_json):
+        status = asyncio.run(run(make_client(base_url, store, workspace, api_key_file)))
+    if as_json:
+        print_json(_quota_object(status))
+        return
+    if not status.known:
+        typer.echo("Nothing is known of the quota yet: Braze tells it when a send ID is created.")
+        if not store or store.startswith("memory:"):
+            typer.echo(
+                "In memory it is forgotten when a command ends; a store that lasts remembers it, "
+                "such as\n--store sqlite:///quota.db\n"
+            )
+    for label, value in _quota_rows(status, datetime.now(UTC)):
+        typer.echo(f"{label:<14}{value}")
+
+
+def _quota_object(status: QuotaStatus) -> dict[str, object]:
+    return {
+        "known": status.known,
+        "limit": status.limit,
+        "remaining": status.remaining,
+        "in_flight": status.in_flight,
+        "unconfirmed": status.unconfirmed,
+        "resets_at": status.resets_at and status.resets_at.isoformat(),
+    }
+
+
+def _quota_rows(status: QuotaStatus, now: datetime) -> list[tuple[str, str]]:
+    assumed = "" if status.known else " (assumed)"
+    rows = [
+        ("Limit", f"{status.limit}{assumed}"),
+        ("Remaining", f"{status.remaining}{assumed}"),
+        ("In flight", f"{status.in_flight}"),
+        ("Unconfirmed", f"{status.unconfirmed}"),
+    ]
+    if status.resets_at is None:
+        return [*rows, ("Resets", "unknown")]
+    left = span((status.resets_at - now).total_seconds())
+    return [*rows, ("Resets", f"{moment(status.resets_at)}, in {left}")]
+
+
+# --- emulator ------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: braze-sends emulator --port 8080 --daily-limit 5")
+def emulator(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", help="Where to listen; 0 for a free one.")
+    ] = 0,
+    daily_limit: Annotated[int, typer.Option(min=0, metavar="N", help="Slots of a window.")] = 100,
+    api_key: Annotated[
+        str, typer.Option(metavar="KEY", help="The made-up key that it accepts.")
+    ] = "test-key",
+    window: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Length of a window; a day is 86400.")
+    ] = 86400.0,
+    latency: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long each answer takes.")
+    ] = 0.0,
+) -> None:
+    """Run a Braze that sends nothing, to try things out.
+
+    Its URL is the first line of the output. Stopping it, with Ctrl-C or SIGTERM, is its normal end:
+    the exit code is 0.
+    """
+    fake = FakeBraze(
+        port=port, daily_limit=daily_limit, api_key=api_key, window=window, latency=latency
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            asyncio.run(_serve(fake))
+        except OSError as error:
+            note(f"error: cannot listen on port {port}: {error.strerror}")
+            raise typer.Exit(ERROR) from None
+    note(f"{len(fake.requests)} requests, {len(fake.created)} created, {fake.refused} over quota")
+
+
+async def _serve(fake: FakeBraze) -> None:
+    stopped = asyncio.Event()
+    with contextlib.suppress(NotImplementedError):  # Windows; there SIGTERM just ends the process
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    async with fake:
+        typer.echo(fake.base_url)  # flushed, so that a script can wait for this line
+        for line in (
+            f"A Braze that sends nothing: {fake.daily_limit} send IDs in a window. To use it:",
+            f"  export BRAZE_BASE_URL={fake.base_url}",
+            f"  export BRAZE_API_KEY={shlex.quote(fake.model.api_key)}",
+            "  braze-sends create my-campaign",
+            "Ctrl-C ends it.",
+        ):
+            note(line)
+        await stopped.wait()
+
+
+app.command(epilog="Example: braze-sends demo")(demo)

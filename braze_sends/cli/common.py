@@ -1,0 +1,185 @@
+"""What the commands share: options, the client they make, and how they say what happened.
+
+Exit codes, the same for every command:
+
+=== ============================================================================
+0   done
+1   an error: Braze said no, no answer, or the store cannot be used
+2   wrong usage: an unknown option, no API key, an ID that cannot be valid
+75  no quota within the wait allowed: come back later (``EX_TEMPFAIL``)
+130 interrupted with Ctrl-C
+=== ============================================================================
+
+The result goes to stdout, everything else to stderr, so that the output can be piped.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from braze_sends import BrazeSendsError, ConfigurationError, QuotaExhaustedError, SendsClient
+
+ERROR, USAGE, COME_BACK, INTERRUPTED = 1, 2, 75, 130
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        envvar="BRAZE_SENDS_STORE",
+        show_envvar=True,
+        help="Where the quota is remembered. Without it: in memory, until the command ends.",
+    ),
+]
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        metavar="URL",
+        envvar="BRAZE_BASE_URL",
+        help="Your Braze instance, such as US-01, or its REST URL.",
+    ),
+]
+WorkspaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--workspace",
+        metavar="NAME",
+        help="Names the quota in the store, where several keys share one.",
+    ),
+]
+# The key is no option's value: arguments are seen by everybody who can list processes.
+KeyFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-file",
+        metavar="PATH",
+        help="A file that holds the API key, or - for standard input. Without it: the environment "
+        "variable BRAZE_API_KEY, or a prompt.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def api_key(key_file: str | None) -> str:
+    """The key, from where the user keeps it.
+
+    Raises:
+        ConfigurationError: it is nowhere, or the file cannot be read.
+    """
+    if key_file is not None:
+        try:
+            text = sys.stdin.read() if key_file == "-" else Path(key_file).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            # Without the path: it may be the key, given there by mistake.
+            raise ConfigurationError(f"--api-key-file cannot be read: {reason}") from None
+        return text.removesuffix("\n").removesuffix("\r")
+    key = os.environ.get("BRAZE_API_KEY")
+    if not key and sys.stdin.isatty():
+        try:
+            key = getpass.getpass("Braze API key: ")
+        except KeyboardInterrupt:
+            typer.echo(err=True)  # ends the line of the prompt
+            raise
+    if not key:
+        raise ConfigurationError(
+            "no API key: set BRAZE_API_KEY, or name a file that holds it with --api-key-file"
+        )
+    return key
+
+
+def make_client(
+    base_url: str | None, store: str | None, workspace: str | None, key_file: str | None
+) -> SendsClient:
+    """The client that the common options describe.
+
+    To be called outside of an event loop, whose handling of Ctrl-C a prompt would not notice.
+    """
+    return SendsClient(api_key(key_file), base_url=base_url, store=store, workspace=workspace)
+
+
+@contextmanager
+def reporting(as_json: bool) -> Iterator[None]:
+    """Tell an error in one line, without a traceback, and exit with its code."""
+    try:
+        yield
+    except BrazeSendsError as error:
+        if as_json:
+            print_json(error_object(error))
+        else:
+            note(f"error: {error_line(error)}")
+        raise typer.Exit(exit_code(error)) from None
+
+
+def exit_code(error: BrazeSendsError) -> int:
+    """The exit code that tells a script what to do."""
+    if isinstance(error, QuotaExhaustedError):
+        return COME_BACK
+    return USAGE if isinstance(error, ConfigurationError) else ERROR
+
+
+def error_line(error: BrazeSendsError) -> str:
+    """The error in words, and how to go on where that is known."""
+    line = str(error)
+    resets_at = getattr(error, "resets_at", None)
+    if resets_at is not None:
+        line += f" (the quota resets {moment(resets_at)})"
+    if error.quota_spent is None and error.send_id is not None:
+        line += f"; it may have been created: to ask again, pass --send-id {error.send_id}"
+    return line
+
+
+def error_object(error: BrazeSendsError) -> dict[str, Any]:
+    """The error as ``--json`` shows it."""
+    shown: dict[str, Any] = {
+        "error": type(error).__name__,
+        "message": str(error),
+        "quota_spent": error.quota_spent,
+        "campaign_id": error.campaign_id,
+        "send_id": error.send_id,
+    }
+    for name in ("status_code", "request_id", "limit", "remaining", "resets_at", "retry_after"):
+        if (value := getattr(error, name, None)) is not None:
+            shown[name] = value.isoformat() if isinstance(value, datetime) else value
+    return shown
+
+
+def print_json(shown: dict[str, Any]) -> None:
+    """One JSON object on one line of stdout."""
+    typer.echo(json.dumps(shown))
+
+
+def note(line: str) -> None:
+    """One line on stderr."""
+    typer.echo(printable(line), err=True)
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters: some of it comes from the network."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def moment(when: datetime) -> str:
+    """A time as the user's clock shows it, and in UTC where that differs."""
+    utc, local = f"{when.astimezone(UTC):%a %d %b %H:%M UTC}", when.astimezone()
+    return f"{local:%a %d %b %H:%M %Z} = {utc}" if local.utcoffset() else utc
+
+
+def span(seconds: float) -> str:
+    """A duration in its two largest units."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

@@ -1,0 +1,94 @@
+"""An emulator that a command can talk to, and ways to run a command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from braze_sends.cli.app import app
+from braze_sends.testing import FakeBraze
+
+KEY = "s3cr3t-key-of-mine"
+
+Run = Callable[..., Result]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the environment says how a terminal is to be dealt with."""
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeBraze]:
+    """An emulator with two slots, in a thread of its own, since commands run their own loops."""
+    fake = FakeBraze(api_key=KEY, daily_limit=2)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(fake.__aenter__(), loop).result(5)
+    yield fake
+    asyncio.run_coroutine_threadsafe(fake.__aexit__(None, None, None), loop).result(5)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+    loop.close()
+
+
+@pytest.fixture
+def environ(fake: FakeBraze) -> dict[str, str | None]:
+    """What points a command to the emulator."""
+    return {
+        "BRAZE_API_KEY": KEY,
+        "BRAZE_BASE_URL": fake.base_url,
+        "BRAZE_SENDS_STORE": None,
+    }
+
+
+@pytest.fixture
+def run(environ: dict[str, str | None]) -> Run:
+    """Run a command in this process; whatever it says, the key is not in it."""
+
+    def run(*args: str, **options: Any) -> Result:
+        env = environ | options.pop("env", {})
+        result = CliRunner(env=env).invoke(app, args, **options)
+        assert KEY not in result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def start(environ: dict[str, str | None]) -> Iterator[Start]:
+    """Start a command as a process of its own."""
+    started = []
+
+    def start(*args: str, **options: Any) -> subprocess.Popen[str]:
+        env = {**os.environ, **environ, **options.pop("env", {})}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        process = subprocess.Popen(  # noqa: S603  # our own program
+            [sys.executable, "-m", "braze_sends.cli", *args],
+            env={name: value for name, value in env.items() if value is not None},
+            text=True,
+            **(pipes | options),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()

@@ -1,0 +1,100 @@
+"""The program as its users meet it: real processes, pipes, signals and a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import time
+from typing import Any
+
+import pytest
+
+from braze_sends.testing import FakeBraze
+from tests.cli.conftest import KEY, Start
+
+
+def ended(process: subprocess.Popen[str], input: str | None = None) -> tuple[int, str, str]:  # noqa: A002  # as in communicate
+    """Exit code, stdout and stderr of a process that ends; no traceback, no key."""
+    out, err = process.communicate(input, timeout=20)
+    assert "Traceback" not in err
+    assert KEY not in out + err
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_emulator_and_create(start: Start, stop: signal.Signals) -> None:
+    """A script can start the emulator, read its URL, use it, and stop it."""
+    emulator = start("emulator", "--daily-limit", "1", "--api-key", "made-up")
+    assert emulator.stdout is not None
+    url = emulator.stdout.readline().rstrip("\n")
+    env = {"BRAZE_API_KEY": "made-up", "BRAZE_BASE_URL": url}
+    created, refused, quota = (
+        start("create", "c", "--send-id", "s", env=env),
+        start("create", "c", "--send-id", "t", "--api-key-file", "-", "--base-url", url),
+        start("quota", env=env),
+    )
+    outcomes = {ended(created)[0], ended(refused, "made-up\n")[0]}
+    known = ended(quota)
+    emulator.send_signal(stop)
+    code, rest, err = ended(emulator)
+
+    assert {0, 75} == outcomes
+    assert (0, "") == (known[0], known[2])
+    assert (0, "") == (code, rest)
+    assert err.endswith("2 requests, 1 created, 1 over quota\n")
+
+
+def test_ctrl_c_ends_a_wait_for_quota(start: Start, fake: FakeBraze) -> None:
+    """Ctrl-C ends a create that waits for the next window."""
+    fake.daily_limit = 0
+    create = start("create", "c", "--send-id", "story-1", "--max-wait", "inf")
+    wait_until_refused(fake)
+    create.send_signal(signal.SIGINT)
+    code, out, err = ended(create)
+
+    assert (130, "") == (code, out)
+    assert "--send-id story-1" in err
+
+
+def test_ctrl_c_ends_a_demo(start: Start) -> None:
+    """Ctrl-C ends the demo."""
+    demo = start("demo")
+    assert demo.stdout is not None
+    assert demo.stdout.readline().startswith("Asking an emulator")
+    demo.send_signal(signal.SIGINT)
+
+    assert 130 == ended(demo)[0]
+
+
+def test_prompt_hides_the_key(start: Start, fake: FakeBraze) -> None:
+    """On a terminal the key is asked for, and not shown while it is typed."""
+    ours, theirs = pty.openpty()
+    streams: dict[str, Any] = dict.fromkeys(("stdin", "stderr"), theirs)
+    # A session of its own has no other terminal than this one.
+    create = start("create", "c", env={"BRAZE_API_KEY": None}, start_new_session=True, **streams)
+    os.close(theirs)
+    shown = b""
+    while b"Braze API key: " not in shown:
+        shown += os.read(ours, 1024)
+    os.write(ours, f"{KEY}\n".encode())
+    out, _ = create.communicate(timeout=20)
+    try:
+        while more := os.read(ours, 1024):
+            shown += more
+    except OSError:
+        pass  # Linux: the other end is closed
+    os.close(ours)
+
+    assert 0 == create.returncode
+    assert [("c", out.strip())] == fake.created
+    assert b"created, 1 of 2 left until " in shown
+    assert KEY.encode() not in shown
+
+
+def wait_until_refused(fake: FakeBraze) -> None:
+    """Wait until the emulator has refused a request."""
+    deadline = time.monotonic() + 20
+    while not fake.refused and time.monotonic() < deadline:
+        time.sleep(0.005)

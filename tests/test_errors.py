@@ -1,0 +1,223 @@
+"""The tree of errors: what catches what, and that each survives a pickle."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import types
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from importlib.metadata import version
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+
+import braze_sends
+from braze_sends import (
+    APIConnectionError,
+    APIResponseError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    BrazeSendsError,
+    ConfigurationError,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    QuotaExhaustedError,
+    RateLimit,
+    RateLimitError,
+    StoreError,
+)
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+#: A value for every attribute that an error can have, none of them a default.
+VALUES: dict[str, Any] = {
+    "message": "what happened",
+    "quota_spent": True,
+    "campaign_id": "campaign",
+    "send_id": "asked",
+    "limit": 100,
+    "remaining": 3,
+    "resets_at": NOON,
+    "retry_after": 12.5,
+    "status_code": 418,
+    "errors": ("text", {"id": ["object"]}),
+    "request_id": "9d4c0c4e",
+    "rate_limit": RateLimit(100, 37, NOON),
+    "from_edge": True,
+}
+
+
+def tree(root: type[BrazeSendsError]) -> Iterator[type[BrazeSendsError]]:
+    """The class and all below it."""
+    yield root
+    for child in root.__subclasses__():
+        yield from tree(child)
+
+
+ALL = [kind for kind in tree(BrazeSendsError) if kind.__module__ == "braze_sends.errors"]
+
+
+def full(kind: type[BrazeSendsError]) -> BrazeSendsError:
+    """An error with every attribute set to something that is no default."""
+    names = [name for name in inspect.signature(kind).parameters if name != "message"]
+    return kind(VALUES["message"], **{name: VALUES[name] for name in names})
+
+
+@pytest.mark.parametrize(
+    ("kind", "parents"),
+    [
+        (BrazeSendsError, [Exception]),
+        (ConfigurationError, [BrazeSendsError, ValueError]),
+        (QuotaExhaustedError, [BrazeSendsError]),
+        (StoreError, [BrazeSendsError]),
+        (APIConnectionError, [BrazeSendsError]),
+        (APITimeoutError, [APIConnectionError, TimeoutError]),
+        (APIResponseError, [BrazeSendsError]),
+        (APIStatusError, [APIResponseError]),
+        (BadRequestError, [APIStatusError]),
+        (AuthenticationError, [APIStatusError]),
+        (PermissionDeniedError, [APIStatusError]),
+        (NotFoundError, [APIStatusError]),
+        (RateLimitError, [APIStatusError]),
+        (InternalServerError, [APIStatusError]),
+        (APIResponseValidationError, [APIResponseError]),
+    ],
+)
+def test_the_tree(kind: type[BrazeSendsError], parents: list[type[BaseException]]) -> None:
+    """Each class stands where the tree draws it."""
+    assert parents == list(kind.__bases__)
+
+
+def test_the_tree_is_whole() -> None:
+    """The package has no error class besides these fifteen, and exports them all."""
+    assert 15 == len(ALL)
+    assert [] == [kind for kind in ALL if getattr(braze_sends, kind.__name__) is not kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        (BrazeSendsError, {"message", "quota_spent", "campaign_id", "send_id"}),
+        (QuotaExhaustedError, {"limit", "remaining", "resets_at", "retry_after"}),
+        (
+            APIStatusError,
+            {"status_code", "message", "errors", "request_id", "rate_limit", "retry_after"},
+        ),
+        (APIResponseValidationError, {"status_code", "message", "errors", "request_id"}),
+    ],
+)
+def test_the_attributes_of_an_error(kind: type[BrazeSendsError], attributes: set[str]) -> None:
+    """An error has its documented attributes, and those of every error."""
+    assert attributes | {"quota_spent", "campaign_id", "send_id"} <= vars(kind("words")).keys()
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_message_alone_makes_an_error(kind: type[BrazeSendsError]) -> None:
+    """All attributes but the message are optional; unless told, no create is named."""
+    error = kind("words")
+    assert "words" == error.message
+    assert (None, None) == (error.campaign_id, error.send_id)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_unless_told_only_an_answer_leaves_the_quota_unknown(kind: type[BrazeSendsError]) -> None:
+    """Without an answer nothing is taken to be spent; with one, that is not known."""
+    expected = None if issubclass(kind, APIResponseError) else False
+    assert expected is kind("words").quota_spent
+
+
+COPIES: list[tuple[str, Callable[[Any], Any]]] = [
+    ("copy", copy.copy),
+    ("deepcopy", copy.deepcopy),
+    *(
+        (
+            f"pickle {protocol}",
+            lambda error, protocol=protocol: pickle.loads(  # noqa: S301  # made just now
+                pickle.dumps(error, protocol)
+            ),
+        )
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    ),
+]
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("copied", [c for _, c in COPIES], ids=[name for name, _ in COPIES])
+def test_an_error_survives_a_pickle_and_a_copy(
+    kind: type[BrazeSendsError], copied: Callable[[Any], Any]
+) -> None:
+    """Class, text, arguments, attributes and notes are all there on the other side."""
+    error = full(kind)
+    error.add_note("a note")
+    other = copied(error)
+    assert error is not other
+    assert kind is type(other)
+    assert str(error) == str(other)
+    assert error.args == other.args
+    assert vars(error) == vars(other)
+    names = list(inspect.signature(kind).parameters)
+    assert [VALUES[name] for name in names] == [getattr(other, name) for name in names]
+
+
+def _raise(error: BrazeSendsError) -> None:
+    raise error
+
+
+def test_an_error_crosses_a_process() -> None:
+    """A process pool hands the error over whole."""
+    error = full(RateLimitError)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        caught = pool.submit(_raise, error).exception()
+    assert RateLimitError is type(caught)
+    assert vars(error) == {
+        name: value for name, value in vars(caught).items() if name != "__notes__"
+    }
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_text_of_an_error_is_readable(kind: type[BrazeSendsError]) -> None:
+    """``str`` is one line of words, with the status and the request ID of an answer."""
+    text = "what happened"
+    if issubclass(kind, APIResponseError):
+        text = "418: what happened (request 9d4c0c4e)"
+    assert text == str(full(kind))
+    assert f"{kind.__name__}('what happened')" == repr(full(kind))
+
+
+def test_an_answer_without_a_request_id_has_a_shorter_text() -> None:
+    """Nothing stands in the text for a request ID that was not told."""
+    assert "503: busy" == str(InternalServerError("busy", status_code=503))
+
+
+def test_all_is_sorted() -> None:
+    """The public names are listed in order, each once."""
+    assert sorted(set(braze_sends.__all__)) == list(braze_sends.__all__)
+
+
+def test_all_is_complete() -> None:
+    """What can be seen in the package is what it exports, besides its modules."""
+    seen = {
+        name
+        for name, value in vars(braze_sends).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert set(braze_sends.__all__) == seen
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    """``__version__`` is looked up where the installation keeps it."""
+    assert version("braze_sends") == braze_sends.__version__
+
+
+def test_other_names_are_not_there() -> None:
+    """A name that the package does not have is an AttributeError that says so."""
+    with pytest.raises(AttributeError, match="'braze_sends' has no attribute 'nonsense'"):
+        braze_sends.nonsense  # noqa: B018
