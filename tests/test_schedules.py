@@ -208,6 +208,7 @@ def test_without_headers_each_window_has_its_100() -> None:
         client = world.client()
         first = await gather(many(client, range(150), max_rate_limit_wait=0))
         assert (100, 50) == (made(first), exhausted(first))
+        assert world.loop.time() < 2  # and not one after another
         await asyncio.sleep(86_400 + 60)
         second = await gather(many(client, range(200, 350), max_rate_limit_wait=0))
         assert (100, 0) == (made(second), world.over)

@@ -321,3 +321,67 @@ def test_forgetting_keeps_leases_charges_and_what_was_created() -> None:
     # What began before cannot tell what has been counted since.
     bucket.finish(ask("out"), old, told(31), 8.0)
     assert (False, RESET) == (bucket.known, bucket.reset)
+
+
+def test_a_doubt_that_was_ripe_before_the_reset_ends_with_its_window() -> None:
+    """It was counted there or never; a younger one may be counted in the new window."""
+    bucket = known()
+    for name, begun in (("old", RESET - 60.0), ("young", RESET - 20.0)):
+        grant = granted(bucket, ask(name), begun)
+        bucket.finish(ask(name), grant, Answer(spent=None, in_doubt=True), begun + 1)
+    bucket.advance(RESET + 1.0)
+    assert {"young.1"} == set(bucket.charges)
+
+
+def test_an_older_answer_does_not_bring_back_the_limit_of_then() -> None:
+    """Raised from 60 to 100; the answer from before comes last. Less used is earlier."""
+    bucket = known(used=50, limit=60)
+    old, new = granted(bucket, ask("old"), 5.0), granted(bucket, ask("new"), 5.0)
+    bucket.finish(ask("new"), new, told(52, limit=100), 6.0)
+    bucket.finish(ask("old"), old, told(51, limit=60), 7.0)
+    assert (100, 52) == (bucket.limit, bucket.used)
+
+
+def test_a_lowered_limit_is_taken_from_the_answer_that_counts_more() -> None:
+    """Though a request that began with it was answered before."""
+    bucket = known(used=50)
+    first, second = granted(bucket, ask("first"), 5.0), granted(bucket, ask("second"), 5.0)
+    bucket.finish(ask("first"), first, told(51), 6.0)
+    bucket.finish(ask("second"), second, told(52, limit=60), 7.0)
+    assert 60 == bucket.limit
+
+
+def test_a_block_is_not_shortened() -> None:
+    """A 429 that asks for less than an earlier one does not open the way."""
+    bucket = known()
+    first, second = granted(bucket, ask("a"), 5.0), granted(bucket, ask("b"), 5.0)
+    for name, grant, pause in (("a", first, 60), ("b", second, 5)):
+        refused = Answer(spent=False, refused=True, retry_after=pause)
+        bucket.finish(ask(name), grant, refused, 6.0)
+    assert 66.0 == bucket.blocked_until
+
+
+def test_a_pair_once_in_doubt_is_asked_for_though_nothing_is_left() -> None:
+    """But not while others are out, whose slot it could take."""
+    bucket = known(used=99)
+    grant = granted(bucket, ask("last"), 5.0)
+    lost = ask("lost", in_doubt=True)
+    (decision,) = bucket.reserve([lost], 6.0)
+    assert Wait(Reason.QUOTA) == decision
+    bucket.finish(ask("last"), grant, told(100), 7.0)
+    decisions = bucket.reserve([ask("new"), lost], 7.0)
+    assert [Wait(Reason.QUOTA, RESET + 1.0), Grant(7.0)] == decisions
+
+
+def test_each_end_of_a_canary_without_headers_lets_twice_as_many_go() -> None:
+    """One, two, four; an answer that tells the window lets all go."""
+    bucket = Bucket(offset=0.0)
+    for n, width in enumerate((1, 2, 4)):
+        asks = [ask(f"{n}-{i}") for i in range(8)]
+        decisions = bucket.reserve(asks, 10.0 * n)
+        assert width == sum(isinstance(decision, Grant) for decision in decisions)
+        grant = decisions[0]
+        assert isinstance(grant, Grant)
+        bucket.finish(asks[0], grant, Answer(spent=False), 10.0 * n + 1)
+        for one in asks[1:]:
+            bucket.close(one.lease)
