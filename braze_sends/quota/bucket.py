@@ -36,6 +36,8 @@ from braze_sends.headers import LONGEST_WAIT
 #: https://www.braze.com/docs/api/endpoints/messaging/send_messages/post_create_send_ids/
 ASSUMED_LIMIT = 100
 DAY = 86_400.0
+#: More than any limit.
+NO_CAP = 1 << 62
 #: Past its attempt's timeout, what a lease is allowed for its owner to say how it ended.
 LEASE_GRACE = 5.0
 #: So many timeouts after an attempt began, Braze is done with it, whatever came of it.
@@ -139,7 +141,7 @@ class Lease:
     begun: float
     deadline: float
     ripe: float
-    asks_doubts: bool = False
+    asks_charges: bool = False
 
 
 @attrs.frozen
@@ -147,6 +149,8 @@ class Charge:
     """A slot that may be, or is, spent beyond what the headers have told.
 
     Attributes:
+        pair: what a repeat asks for; ``None`` if it cannot be asked for.
+        begun: when its attempt did.
         ripe: a believed answer to a request begun at or after this has counted it, if ever it is
             counted.
         certain: a success without headers.
@@ -154,6 +158,7 @@ class Charge:
     """
 
     pair: str | None
+    begun: float
     ripe: float
     certain: bool = False
     asked: bool = False
@@ -226,7 +231,9 @@ class Bucket:
                 del self.leases[name]
                 # Between two attempts nothing was under way, so nothing is in doubt.
                 if lease.attempt is not None:
-                    self.charges[f"{name}.{lease.attempt}"] = Charge(lease.pair, lease.ripe)
+                    self.charges[f"{name}.{lease.attempt}"] = Charge(
+                        lease.pair, lease.begun, lease.ripe
+                    )
                     self._canary_ended(lease.begun)
                     if lease.pair is not None:
                         doubted.append(lease.pair)
@@ -301,15 +308,16 @@ class Bucket:
         if now < self.blocked_until:
             self.leases.pop(ask.lease, None)  # not held while it waits: others see the token free
             return Wait(Reason.QUOTA, self.blocked_until)
-        asks_doubts = False
+        asks_charges = False
         if not repeat:
             if not self.known and self._canaries_out() >= self.canaries:
                 return Wait(Reason.CANARY)
             if lease is None and self.free(ask) < 1:
-                asks_doubts = self._time_for_doubts(ask, now) <= now
+                asks_charges = self._time_for_canary(ask, now) <= now
                 # One that may exist is asked for though nothing is left, so that it is not lost;
                 # but not while others are out, whose slot it could take.
-                if not asks_doubts and (self.leases or not ask.in_doubt):
+                lost = ask.in_doubt and not self.leases and self._own_room(ask) > 0
+                if not asks_charges and not lost:
                     return Wait(Reason.QUOTA, self._free_at(ask, now))
         self.leases[ask.lease] = Lease(
             pair=ask.pair,
@@ -317,40 +325,49 @@ class Bucket:
             begun=now,
             deadline=now + ask.timeout + LEASE_GRACE,
             ripe=now + RIPE_TIMEOUTS * ask.timeout,
-            asks_doubts=asks_doubts,
+            asks_charges=asks_charges,
         )
         return Grant(now)
 
     def free(self, ask: Ask) -> int:
         """Tokens that ``ask`` could take; below 1, none."""
-        if ask.cap is None:
-            return self._room() - ask.headroom
-        # A cleared doubt may have been a create, but no more were than the headers count.
-        created = self.created + min(self.cleared, max(0, self.used - self.created))
-        own = ask.cap - created - len(self.leases) - len(self.charges)
-        return min(self._room(), own) - ask.headroom
+        return min(self._room(), self._own_room(ask)) - ask.headroom
 
     def _room(self) -> int:
         return self.limit - self.used - len(self.leases) - len(self.charges)
 
-    def _time_for_doubts(self, ask: Ask, now: float) -> float:
-        """When a canary may ask whether the doubts that fill the quota were real.
+    def _own_room(self, ask: Ask) -> int:
+        if ask.cap is None:
+            return NO_CAP
+        # A cleared doubt may have been a create, but no more were than the headers count.
+        cleared = self.cleared
+        if self.reset is not None:
+            cleared = min(cleared, max(0, self.used - self.created))
+        return ask.cap - self.created - cleared - len(self.leases) - len(self.charges)
+
+    def _time_for_canary(self, ask: Ask, now: float) -> float:
+        """When a canary may ask whether the charges that fill the quota are real.
 
         That is when, if all that are ripe were in vain, there would be a token; and nothing may be
-        open, since an answer that is on its way tells the same for nothing.
+        open, since an answer that is on its way tells the same for nothing. The caller's own cap is
+        never risked.
         """
-        missing = 1 - self.free(ask)
-        ripening = sorted(c.ripe for c in self.charges.values() if not c.certain and not c.asked)
-        if self.leases or len(ripening) < missing:
+        missing = 1 - (self._room() - ask.headroom)
+        ripening = sorted(charge.ripe for charge in self.charges.values() if self._in_vain(charge))
+        if self.leases or len(ripening) < missing or self._own_room(ask) <= ask.headroom:
             return math.inf
-        return ripening[missing - 1]
+        return ripening[missing - 1] if missing > 0 else -math.inf
+
+    def _in_vain(self, charge: Charge) -> bool:
+        """Whether a charge may be one too many: a doubt, or a success that ``used`` may include."""
+        return not charge.asked and (not charge.certain or charge.begun < self.learned)
 
     def _free_at(self, ask: Ask, now: float) -> float | None:
         if min(self.limit, math.inf if ask.cap is None else ask.cap) <= ask.headroom:
             return math.inf
         if self.leases:
             return None
-        times = [self._time_for_doubts(ask, now)]
+        times = [self._time_for_canary(ask, now)]
         if self.reset is not None:
             times.append(self.reset - self.offset + RESET_MARGIN)
         else:
@@ -380,7 +397,7 @@ class Bucket:
         name = f"{ask.lease}.{ask.attempt}"
         lease = self.leases.get(ask.lease)
         mine = lease is not None and lease.attempt == ask.attempt
-        asked_doubts = lease is not None and mine and lease.asks_doubts
+        asked_charges = lease is not None and mine and lease.asks_charges
         # Its owner may have been stopped past the deadline, and taken for dead.
         late = self.charges.pop(name, None) is not None
         believed = self._observe(answer, grant.begun, now)
@@ -392,16 +409,17 @@ class Bucket:
             elif self._of_ended_window(answer.window, now):
                 pass  # counted there
             elif answer.spent is True:
-                self.charges[name] = Charge(ask.pair, now, certain=True)
+                self.charges[name] = Charge(ask.pair, grant.begun, ripe=now, certain=True)
             elif answer.spent is None:
-                self.charges[name] = Charge(ask.pair if answer.in_doubt else None, ripe)
+                pair = ask.pair if answer.in_doubt else None
+                self.charges[name] = Charge(pair, grant.begun, ripe)
         if lease is not None and mine:
             if keep and not answer.refused:
                 self.leases[ask.lease] = attrs.evolve(lease, attempt=None)
             else:
                 del self.leases[ask.lease]
         if answer.refused:
-            self._refused(answer, believed, grant.begun, now, asked_doubts)
+            self._refused(answer, believed, grant.begun, now, asked_charges)
         elif believed or answer.spent:
             self.refusals = 0
         if not believed and not answer.refused and mine:
@@ -418,7 +436,7 @@ class Bucket:
             self.canaries = min(2 * self.canaries, 1 << 20)
 
     def _refused(
-        self, answer: Answer, believed: bool, begun: float, now: float, asked_doubts: bool
+        self, answer: Answer, believed: bool, begun: float, now: float, asked_charges: bool
     ) -> None:
         window = answer.window
         ends = -math.inf if window is None else window.reset - self.offset + RESET_MARGIN
@@ -433,9 +451,9 @@ class Bucket:
                 pause = min(FIRST_PAUSE * 2**self.refusals, LONGEST_PAUSE)
                 self.refusals = min(self.refusals + 1, 16)
             until = now + max(pause, RESET_MARGIN) * (1 + answer.jitter / 10)
-            if asked_doubts and not believed:
+            if asked_charges and not believed:
                 for name, charge in self.charges.items():
-                    if not charge.certain and charge.ripe <= begun:
+                    if charge.ripe <= begun:
                         self.charges[name] = attrs.evolve(charge, asked=True)
         self.blocked_until = max(self.blocked_until, until)
         self._forget_state(now)

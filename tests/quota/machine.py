@@ -253,7 +253,7 @@ class BucketMachine(RuleBasedStateMachine):
             doubted = {charge.pair for charge in bucket.charges.values() if not charge.certain}
             decisions = bucket.reserve(asks, now)
             excused = sum(
-                ask.pair in doubted or bucket.leases[ask.lease].asks_doubts
+                ask.pair in doubted or bucket.leases[ask.lease].asks_charges
                 for ask, decision in zip(asks, decisions, strict=True)
                 if isinstance(decision, Grant)
             )

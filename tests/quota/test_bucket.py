@@ -83,7 +83,7 @@ def test_a_dead_owner_leaves_a_doubt_at_its_deadline() -> None:
     deadline = 5.0 + TIMEOUT + LEASE_GRACE
     assert [] == bucket.advance(deadline - 0.1)
     assert ["pair-a"] == bucket.advance(deadline)
-    assert {"a.1": Charge("pair-a", ripe=5.0 + 3 * TIMEOUT)} == bucket.charges
+    assert {"a.1": Charge("pair-a", begun=5.0, ripe=5.0 + 3 * TIMEOUT)} == bucket.charges
 
 
 def test_an_owner_that_dies_between_two_attempts_leaves_nothing_new() -> None:
@@ -385,3 +385,44 @@ def test_each_end_of_a_canary_without_headers_lets_twice_as_many_go() -> None:
         bucket.finish(asks[0], grant, Answer(spent=False), 10.0 * n + 1)
         for one in asks[1:]:
             bucket.close(one.lease)
+
+
+def test_successes_without_headers_that_used_may_include_are_asked_about() -> None:
+    """Every other answer of a burst had none: the slots that are left are not lost to the day."""
+    bucket = known(used=1)
+    names = [f"{n}" for n in range(79)]
+    grants = {name: granted(bucket, ask(name), 5.0) for name in names}
+    for n, name in enumerate(names):
+        answer = told(n + 2) if n % 2 else Answer(spent=True)
+        bucket.finish(ask(name), grants[name], answer, 6.0 + n)
+    assert bucket.free(ask("a")) < 1
+    canary = granted(bucket, ask("a"), 100.0)
+    bucket.finish(ask("a"), canary, told(81), 101.0)
+    assert 19 == bucket.free(ask("b"))
+
+
+def test_successes_without_headers_that_came_later_are_not() -> None:
+    """They are counted for sure."""
+    bucket = known(used=99)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), Answer(spent=True), 6.0)
+    (decision,) = bucket.reserve([ask("b")], 100.0)
+    assert Wait(Reason.QUOTA, RESET + 1.0) == decision
+
+
+def test_no_canary_risks_an_own_cap() -> None:
+    """Doubts that fill it stay charged, since Braze would create one more."""
+    bucket = known(used=1)
+    bucket.created = 1
+    for name in "ab":
+        grant = granted(bucket, ask(name), 5.0)
+        bucket.finish(ask(name), grant, Answer(spent=None, in_doubt=True), 6.0)
+    decisions = bucket.reserve([ask("c", cap=3), ask("lost", cap=3, in_doubt=True)], 100.0)
+    assert [Wait(Reason.QUOTA, RESET + 1.0)] * 2 == decisions
+
+
+def test_forgetting_does_not_loosen_an_own_cap() -> None:
+    """What was cleared may have been created, as long as no header tells."""
+    bucket = known(used=5)
+    bucket.created, bucket.cleared = 3, 2
+    bucket.forget(7.0)
+    assert 0 == bucket.free(ask("a", cap=5))
