@@ -343,11 +343,6 @@ class SendsClient:
 
     async def _create(self, flight: _Flight, limiter: Limiter) -> SendId:
         try:
-            if flight.ask.pair is not None:
-                memory = await limiter.recall(flight.ask.pair)
-                if memory is not None and memory.send_id is not None:
-                    return _reused(flight, memory)
-                flight.in_doubt = memory is not None
             retrying = retry.retrying(
                 self._settings.max_retries, lambda error: self._may_repeat(flight, error)
             )
@@ -360,7 +355,7 @@ class SendsClient:
                 told = flight.refusal
             told.campaign_id = flight.request.campaign_id
             told.send_id = flight.request.send_id
-            if flight.in_doubt or flight.spent is None:
+            if flight.in_doubt or flight.spent is None or error.quota_spent is None:
                 told.quota_spent = None  # of the whole call, not of its last attempt
             raise told from None
         finally:
@@ -382,6 +377,7 @@ class SendsClient:
         held = await limiter.acquire(ask, flight.patience)
         if isinstance(held, Remembered):
             return _reused(flight, held)
+        flight.in_doubt |= held.in_doubt
         exchange = flight.exchange = Exchange(held.deadline)
         try:
             reply = await self._transport.send(protocol.build_body(request), exchange)

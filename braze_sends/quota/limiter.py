@@ -57,10 +57,12 @@ class Held:
     Attributes:
         grant: to be handed back with the answer.
         deadline: loop time past which it is ours no more, so that nothing may be sent on it.
+        in_doubt: whether an earlier attempt for the pair, of whoever, may have created it.
     """
 
     grant: Grant
     deadline: float
+    in_doubt: bool = False
 
 
 @attrs.define(eq=False)
@@ -91,6 +93,7 @@ class _Outcome:
     now: float
     results: list[Any]
     decisions: list[Grant | Remembered | Wait]
+    doubted: frozenset[str]
     status: Status
     offset: float
     next_change: float
@@ -178,14 +181,6 @@ class Limiter:
         """Give up the lease of a create that makes no further attempt."""
         await self._run(lambda transaction: transaction.bucket.close(ask.lease))
 
-    async def recall(self, pair: str) -> Remembered | None:
-        """What is remembered of ``pair``.
-
-        Raises:
-            StoreError: the store cannot be used.
-        """
-        return await self._run(lambda transaction: transaction.pairs.get(pair), pair)
-
     async def status(self, cap: int | None) -> QuotaStatus:
         """The quota as the store knows it, under the caller's own ``cap``.
 
@@ -263,17 +258,14 @@ class Limiter:
             for pair in bucket.advance(now):
                 transaction.pairs.setdefault(pair, Remembered(None))
             results = [operation.run(transaction) for operation in operations]
-            known: dict[str, Remembered] = {
-                ask.lease: memory
-                for ask in asks
-                if ask.pair is not None
-                and (memory := transaction.pairs.get(ask.pair)) is not None
-                and memory.send_id is not None
+            memories = {ask.lease: transaction.pairs.get(ask.pair or "") for ask in asks}
+            known = {
+                lease: memory for lease, memory in memories.items() if memory and memory.send_id
             }
             for lease in known:
                 bucket.close(lease)
             asking = [
-                attrs.evolve(ask, in_doubt=ask.pair in transaction.pairs)
+                attrs.evolve(ask, in_doubt=memories[ask.lease] is not None)
                 for ask in asks
                 if ask.lease not in known
             ]
@@ -282,6 +274,7 @@ class Limiter:
                 now=now,
                 results=results,
                 decisions=[known.get(ask.lease) or next(decided) for ask in asks],
+                doubted=frozenset(ask.lease for ask in asking if ask.in_doubt),
                 status=bucket.status(),
                 offset=bucket.offset,
                 next_change=bucket.next_change(now),
@@ -305,7 +298,8 @@ class Limiter:
                 del self._queue[waiter.patience.ticket]
                 # From before the transaction, since this process may have been stopped in it.
                 deadline = started + waiter.ask.timeout + LEASE_GRACE
-                waiter.future.set_result(Held(decision, deadline))
+                in_doubt = waiter.ask.lease in outcome.doubted
+                waiter.future.set_result(Held(decision, deadline, in_doubt))
             elif decision.reason is Reason.QUOTA:
                 until = math.nan if decision.until is None else decision.until - outcome.now
                 if waiter.patience.left <= 0 or until > waiter.patience.left or until == math.inf:
@@ -371,6 +365,7 @@ def _exhausted(ask: Ask, wait: Wait, outcome: _Outcome) -> QuotaExhaustedError:
         remaining=status.remaining,
         resets_at=_utc(status.reset),
         retry_after=retry_after,
+        quota_spent=None if ask.lease in outcome.doubted else False,
     )
 
 

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
+import attrs
 import pytest
 
 from braze_sends import MemoryStore, StoreError
 from braze_sends.quota.bucket import LEASE_GRACE, Answer, Ask, Window
 from braze_sends.quota.limiter import Held, Limiter, Patience
-from braze_sends.quota.store import Remembered, Transaction
+from braze_sends.quota.store import Transaction
 from braze_sends.testing import run_virtual
 
 T = TypeVar("T")
@@ -111,11 +112,13 @@ def test_a_pair_whose_owner_died_is_remembered_in_doubt() -> None:
 
     async def main() -> None:
         limiter = Limiter.of(GatedStore(), "w")
-        await limiter.acquire(ask("a"), Patience(0))
-        assert None is await limiter.recall("pair-a")
+        assert isinstance(first := await limiter.acquire(ask("a"), Patience(0)), Held)
+        assert not first.in_doubt
         await asyncio.sleep(10.0 + LEASE_GRACE)
         assert 1 == (await limiter.status(None)).unconfirmed
-        assert Remembered(None) == await limiter.recall("pair-a")
+        again = attrs.evolve(ask("b"), pair="pair-a")
+        assert isinstance(held := await limiter.acquire(again, Patience(0)), Held)
+        assert held.in_doubt
 
     run_virtual(main())
 
