@@ -27,6 +27,8 @@ from braze_sends.errors import (
     StoreError,
 )
 from braze_sends.models import CreateSendId, QuotaStatus, RateLimit, SendId
+from braze_sends.quota.redis import RedisStore
+from braze_sends.quota.sqlite import SQLiteStore
 from braze_sends.quota.store import MemoryStore, Store, open_store
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "QuotaStatus",
     "RateLimit",
     "RateLimitError",
+    "RedisStore",
+    "SQLiteStore",
     "SendId",
     "SendsClient",
     "Store",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -13,6 +15,7 @@ from aioresponses import aioresponses
 from hypothesis import settings
 
 from braze_sends.testing import FakeBraze
+from tests.servers import RedisServer
 from tests.world import KEY
 
 # How long an example takes says more about the machine than about the code.
@@ -45,3 +48,24 @@ async def fake() -> AsyncIterator[FakeBraze]:
     """Braze on loopback, with the key of the tests."""
     async with FakeBraze(api_key=KEY) as fake:
         yield fake
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A real Redis server: the one that ``REDIS_URL`` names, else one of our own."""
+    if url := os.environ.get("REDIS_URL"):
+        yield url
+        return
+    with RedisServer() as server:
+        yield server.url
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a shared store: an SQLite file of its own, then the Redis server.
+
+    The server is shared by the tests: give each client a workspace of its own, or a base URL.
+    """
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'quota.db'}"
+    return str(request.getfixturevalue("redis_url"))

@@ -18,6 +18,10 @@ T = TypeVar("T")
 #: https://www.braze.com/docs/api/endpoints/export/campaigns/get_send_analytics/
 MEMORY = 30 * DAY
 
+#: A state that nobody touched for so long says nothing any more: each window in it has ended, and
+#: each charge has lapsed.
+STATE_KEPT = 4 * DAY
+
 
 @attrs.frozen
 class Remembered:
@@ -142,12 +146,25 @@ def open_store(url: str) -> Store:
     """The store that ``url`` names.
 
     Args:
-        url: ``memory://``.
+        url: ``memory://``; ``sqlite:///quota.db`` (relative) or ``sqlite:////var/lib/quota.db``;
+            ``redis://``, ``rediss://`` or ``unix://`` (extra ``redis``).
 
     Raises:
-        ConfigurationError: there is no such kind of store.
+        ConfigurationError: there is no such kind of store, or what it needs is not installed.
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "memory" and not rest:
         return MemoryStore()
-    raise ConfigurationError(f"unknown store {scheme!r}: use memory://, or pass a Store")
+    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
+        from braze_sends.quota.sqlite import SQLiteStore
+
+        return SQLiteStore(rest[1:])
+    if separator and scheme in ("redis", "rediss", "unix"):
+        from braze_sends.quota.redis import RedisStore
+
+        return RedisStore(url)
+    # Not the URL itself: it may hold a password.
+    raise ConfigurationError(
+        f"unknown store {scheme[:20]!r}: use memory://, sqlite:///file.db, redis://host/0, "
+        "or pass a Store"
+    )

@@ -76,7 +76,7 @@ def start(environ: dict[str, str | None]) -> Iterator[Start]:
     def start(*args: str, **options: Any) -> subprocess.Popen[str]:
         env = {**os.environ, **environ, **options.pop("env", {})}
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        process = subprocess.Popen(  # noqa: S603  # our own program
+        process = subprocess.Popen(  # our own program
             [sys.executable, "-m", "braze_sends.cli", *args],
             env={name: value for name, value in env.items() if value is not None},
             text=True,
