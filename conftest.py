@@ -16,7 +16,7 @@ KEY = "key-of-the-examples"
 
 
 @pytest.fixture(scope="module")
-def braze_for_examples() -> Iterator[None]:
+def braze_for_examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Braze, and the environment that points to it."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -26,6 +26,7 @@ def braze_for_examples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BRAZE_API_KEY", KEY)
         patch.setenv("BRAZE_BASE_URL", fake.base_url)
+        patch.chdir(tmp_path_factory.mktemp("examples"))  # they write files
         yield
     asyncio.run_coroutine_threadsafe(fake.__aexit__(None, None, None), loop).result()
     loop.call_soon_threadsafe(loop.stop)

@@ -50,6 +50,9 @@ class _Unset:
 
 UNSET: Final = _Unset()
 
+#: A pair, the wait and the headroom: calls that share them share a flight.
+_Terms = tuple[str, float | None, int]
+
 
 def new_send_id() -> str:
     """A send ID that nobody has used: 32 hexadecimal digits of a random UUID."""
@@ -62,7 +65,6 @@ class _Flight:
 
     Attributes:
         ask: what the limiter is asked; its ``attempt`` counts.
-        in_doubt: an attempt of this call, or of an earlier one, may have created the pair.
         spent: whether an attempt of this call was, or may have been, counted.
         refusal: what the last 429 means.
         keeps_lease: whether its token is kept for a further attempt.
@@ -73,7 +75,6 @@ class _Flight:
     request: CreateSendId
     ask: Ask
     patience: Patience
-    in_doubt: bool = False
     spent: bool | None = False
     refusal: BrazeSendsError | None = None
     keeps_lease: bool = False
@@ -102,8 +103,9 @@ class SendsClient:
             ``BRAZE_BASE_URL``.
         workspace: names the quota in the store; by default derived from the URL and a digest of
             the key. Name it where several keys of one workspace are in use.
-        store: where the quota lives: a ``Store``, or a URL such as ``memory://``; else
-            ``BRAZE_SENDS_STORE``; else memory of its own.
+        store: where the quota lives: a ``Store``, or a URL (``memory://``, ``sqlite:///quota.db``,
+            ``redis://host/0``); else ``BRAZE_SENDS_STORE``; else memory of its own. A store that
+            is passed is not closed.
         session: your own ``aiohttp.ClientSession`` with its proxies, TLS and tracing; it is not
             closed. Its loop is the one that the client can be used from.
         timeout: seconds for one attempt, more than 0, or an ``aiohttp.ClientTimeout`` (5 minutes
@@ -154,7 +156,7 @@ class SendsClient:
         self._transport = Transport(
             self._settings.base_url, self._settings.api_key, checked_timeout(timeout), session
         )
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[_Terms, _Flight] = {}
         self._tasks: set[asyncio.Task[SendId]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limiter_of_loop: Limiter | None = None
@@ -224,7 +226,10 @@ class SendsClient:
             wait = checked_wait(max_rate_limit_wait)
         checked_count("headroom", headroom)
         pair = None if request.send_id is None else _digest(request)
-        flight = self._flights.get(pair) if pair is not None else None
+        # Who waits for the same on the same terms shares a flight; on others, the limiter sees to
+        # it that a pair is one request.
+        key = (pair or uuid.uuid4().hex, wait, headroom)
+        flight = self._flights.get(key)
         if flight is None:
             ask = Ask(
                 lease=uuid.uuid4().hex,
@@ -235,8 +240,8 @@ class SendsClient:
                 cap=self._settings.daily_limit,
             )
             flight = _Flight(request, ask, Patience(float("inf") if wait is None else wait))
-            self._take_off(flight, limiter)
-        return await self._join(flight)
+            self._take_off(flight, key, limiter)
+        return await self._join(flight, key)
 
     async def quota(self) -> QuotaStatus:
         """The quota as the store knows it; asks nothing of Braze.
@@ -269,6 +274,8 @@ class SendsClient:
                 flight.call_off()
             if self._tasks:
                 await asyncio.wait(self._tasks)
+            if self._limiter_of_loop is not None:
+                await self._limiter_of_loop.drain()
             await self._transport.close()
         if self._owns_store:
             await self._store.close()
@@ -306,9 +313,8 @@ class SendsClient:
                 raise ConfigurationError("send_id_factory returned None", campaign_id=campaign_id)
         return request
 
-    def _take_off(self, flight: _Flight, limiter: Limiter) -> None:
+    def _take_off(self, flight: _Flight, key: _Terms, limiter: Limiter) -> None:
         flight.task = asyncio.create_task(self._create(flight, limiter))
-        key = flight.ask.pair or flight.ask.lease
         self._flights[key] = flight
         self._tasks.add(flight.task)
 
@@ -321,15 +327,16 @@ class SendsClient:
 
         flight.task.add_done_callback(landed)
 
-    async def _join(self, flight: _Flight) -> SendId:
+    async def _join(self, flight: _Flight, key: _Terms) -> SendId:
         flight.callers += 1
         try:
             return await asyncio.shield(flight.task)
         except asyncio.CancelledError:
-            if flight.closing and flight.task.cancelled():
+            ours = asyncio.current_task()
+            if flight.closing and flight.task.cancelled() and ours and not ours.cancelling():
                 raise ConfigurationError(
                     "the client was closed while the create waited",
-                    quota_spent=None if flight.in_doubt else False,
+                    quota_spent=None if flight.patience.in_doubt else False,
                     campaign_id=flight.request.campaign_id,
                     send_id=flight.request.send_id,
                 ) from None
@@ -339,7 +346,7 @@ class SendsClient:
             if not flight.callers and not flight.task.done():
                 flight.call_off()
                 if flight.exchange is None or not flight.exchange.sent:
-                    self._flights.pop(flight.ask.pair or flight.ask.lease, None)
+                    self._flights.pop(key, None)
 
     async def _create(self, flight: _Flight, limiter: Limiter) -> SendId:
         try:
@@ -355,7 +362,7 @@ class SendsClient:
                 told = flight.refusal
             told.campaign_id = flight.request.campaign_id
             told.send_id = flight.request.send_id
-            if flight.in_doubt or flight.spent is None or error.quota_spent is None:
+            if flight.patience.in_doubt or flight.spent is None:
                 told.quota_spent = None  # of the whole call, not of its last attempt
             raise told from None
         finally:
@@ -367,8 +374,9 @@ class SendsClient:
         if flight.closing or not flight.callers or not retry.is_safe(error):
             return False
         # No silent sleep for hours: a pause that Braze asks for is bounded as a wait for quota is.
-        asked = (isinstance(error, APIResponseError) and error.retry_after) or 0.0
-        return asked <= flight.patience.left or isinstance(error, RateLimitError)
+        if isinstance(error, APIResponseError) and not isinstance(error, RateLimitError):
+            flight.patience.left -= error.retry_after or 0.0
+        return flight.patience.left >= 0
 
     async def _attempt(self, flight: _Flight, limiter: Limiter) -> SendId:
         """One lease, one request, one answer."""
@@ -377,7 +385,6 @@ class SendsClient:
         held = await limiter.acquire(ask, flight.patience)
         if isinstance(held, Remembered):
             return _reused(flight, held)
-        flight.in_doubt |= held.in_doubt
         exchange = flight.exchange = Exchange(held.deadline)
         try:
             reply = await self._transport.send(protocol.build_body(request), exchange)
@@ -393,7 +400,7 @@ class SendsClient:
         try:
             send = protocol.parse_response(request, reply, told, key)
         except BrazeSendsError as error:
-            if not (flight.in_doubt and protocol.says_it_exists(error)):
+            if not (flight.patience.in_doubt and protocol.says_it_exists(error)):
                 await settle(error)
                 raise
             send = SendId(
@@ -425,7 +432,8 @@ class SendsClient:
             in_doubt = protocol.leaves_pair_in_doubt(outcome)
             memory = Remembered(None) if in_doubt else None
             keep = retry.is_transient(outcome)
-            flight.in_doubt |= in_doubt
+            flight.patience.in_doubt |= in_doubt
+            flight.patience.undoubted &= not in_doubt
             flight.spent = None if spent is None else flight.spent
         refused = isinstance(outcome, RateLimitError)
         if isinstance(outcome, RateLimitError):
@@ -439,6 +447,7 @@ class SendsClient:
             window=window,
             date=told.date,
             refused=refused,
+            from_edge=isinstance(outcome, RateLimitError) and outcome.from_edge,
             retry_after=told.retry_after,
             jitter=random.random(),
         )

@@ -48,6 +48,8 @@ RESET_MARGIN = 1.0
 SAME_RESET = 2.0
 #: A window with less than this left may have ended already, by the clock of whoever answered.
 CLOSING = 5.0
+#: A ``Date`` that is this far from what we hold needs a second that agrees.
+ODD_DATE = 300.0
 #: The first pause after a 429 that does not say how long, and the longest; doubled in between.
 #: Two seconds, so that a window that opens six seconds late draws two refusals and not eight.
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0
@@ -119,6 +121,7 @@ class Answer:
         window: the rate-limit headers, or ``None`` without usable ones.
         date: the answer's ``Date``, epoch seconds, or ``None``.
         refused: whether it was a 429.
+        from_edge: whether something before Braze gave it.
         retry_after: seconds that the answer asks to wait, or ``None``.
         jitter: 0 to 1, drawn by the caller.
     """
@@ -128,6 +131,7 @@ class Answer:
     window: Window | None = None
     date: float | None = None
     refused: bool = False
+    from_edge: bool = False
     retry_after: float | None = None
     jitter: float = 0.0
 
@@ -177,10 +181,9 @@ class Status:
 
 @attrs.frozen
 class Rumour:
-    """A limit higher than ours that one answer named, and when that answer came."""
+    """Another limit than ours that one answer named, and when that answer came."""
 
-    limit: int
-    reset: float
+    window: Window
     seen: float
 
 
@@ -198,6 +201,11 @@ class Bucket:
         created: sends created through this store in the window that ends at ``created_reset``.
         cleared: doubts cleared in it, each of which may have been a create.
         refusals: 429s in a row that did not say how long to wait.
+        odd_offset: what one ``Date`` said that is far from our clock; a second has to agree.
+        careful: one request may go though nothing is left, since the quota was to be forgotten.
+        trusting: the next answer's limit is ours, whatever was before.
+        unsettled: pairs whose doubts were cleared without an answer; whoever keeps the state
+            remembers them. Not part of it.
     """
 
     offset: float
@@ -214,18 +222,17 @@ class Bucket:
     cleared: int = 0
     created_reset: float | None = None
     rumour: Rumour | None = None
+    odd_offset: float | None = None
+    careful: bool = False
+    trusting: bool = False
     leases: dict[str, Lease] = attrs.field(factory=dict)
     charges: dict[str, Charge] = attrs.field(factory=dict)
+    unsettled: list[str] = attrs.field(factory=list, init=False, eq=False)
 
     # --- time ------------------------------------------------------------------------------------
 
-    def advance(self, now: float) -> list[str]:
-        """Let time pass: dead owners, the window's end, charges that lapse.
-
-        Returns:
-            the pairs that have come to be in doubt.
-        """
-        doubted = []
+    def advance(self, now: float) -> None:
+        """Let time pass: dead owners, the window's end, charges that lapse."""
         for name, lease in list(self.leases.items()):
             if lease.deadline <= now:
                 del self.leases[name]
@@ -235,14 +242,11 @@ class Bucket:
                         lease.pair, lease.begun, lease.ripe
                     )
                     self._canary_ended(lease.begun)
-                    if lease.pair is not None:
-                        doubted.append(lease.pair)
         if self.reset is not None and now + self.offset >= self.reset + RESET_MARGIN:
             self._end_window(self.reset, now)
         if self.reset is None:
             # No window is known, so no window's end will free them.
             self._keep_charges(lambda charge: now < charge.ripe + DAY)
-        return doubted
 
     def next_change(self, now: float) -> float:
         """When ``advance`` or the waiting next changes by itself; infinite if never."""
@@ -275,29 +279,42 @@ class Bucket:
         repeat of an attempt in doubt needs no token, since it creates nothing new, and passes.
         """
         holders = {lease.pair: name for name, lease in self.leases.items()}
-        doubted = {charge.pair for charge in self.charges.values() if not charge.certain}
         holders.pop(None, None)
-        doubted.discard(None)
+        doubted = self.doubted()
         decisions: list[Grant | Wait] = []
-        stop: tuple[Wait, float] | None = None
+        stop: Wait | None = None
+        short: dict[tuple[int, int | None], Wait] = {}
         for ask in asks:
             repeat = ask.pair in doubted
-            decision: Grant | Wait
-            special = repeat or ask.in_doubt or ask.lease in self.leases
-            if stop and not special and ask.headroom >= stop[1]:
-                decision = stop[0]
-            else:
+            special = repeat or ask.in_doubt or ask.lease in self.leases or ask.pair in holders
+            decision: Grant | Wait | None = None
+            if not special:
+                decision = stop or short.get((ask.headroom, ask.cap))
+            if decision is None:
                 holder = holders.get(ask.pair) if ask.pair is not None else None
                 decision = self._decide(ask, now, repeat, holder)
                 if isinstance(decision, Grant):
                     if ask.pair is not None:
                         holders[ask.pair] = ask.lease
                 elif decision.reason is Reason.CANARY or now < self.blocked_until:
-                    stop = (decision, -math.inf)
-                elif decision.reason is Reason.QUOTA and self._room() <= ask.headroom:
-                    stop = (decision, ask.headroom)
+                    stop = decision
+                elif decision.reason is Reason.QUOTA:
+                    # All that ask for the same stand behind this one. Whoever asks for less, or
+                    # has another cap, is looked at by itself.
+                    short[ask.headroom, ask.cap] = decision
             decisions.append(decision)
         return decisions
+
+    def doubted(self) -> set[str]:
+        """The pairs that may have been created."""
+        pairs = {charge.pair for charge in self.charges.values() if not charge.certain}
+        return {pair for pair in pairs if pair is not None}
+
+    def settle_pair(self, pair: str) -> None:
+        """A pair exists: its charges stay, and are doubts about the quota alone."""
+        for name, charge in self.charges.items():
+            if charge.pair == pair:
+                self.charges[name] = attrs.evolve(charge, pair=None)
 
     def _decide(self, ask: Ask, now: float, repeat: bool, holder: str | None) -> Grant | Wait:
         lease = self.leases.get(ask.lease)
@@ -317,8 +334,10 @@ class Bucket:
                 # One that may exist is asked for though nothing is left, so that it is not lost;
                 # but not while others are out, whose slot it could take.
                 lost = ask.in_doubt and not self.leases and self._own_room(ask) > 0
-                if not asks_charges and not lost:
+                careful = self.careful and self._own_room(ask) > ask.headroom
+                if not (asks_charges or lost or careful):
                     return Wait(Reason.QUOTA, self._free_at(ask, now))
+                self.careful = self.careful and not careful
         self.leases[ask.lease] = Lease(
             pair=ask.pair,
             attempt=ask.attempt,
@@ -451,7 +470,7 @@ class Bucket:
                 pause = min(FIRST_PAUSE * 2**self.refusals, LONGEST_PAUSE)
                 self.refusals = min(self.refusals + 1, 16)
             until = now + max(pause, RESET_MARGIN) * (1 + answer.jitter / 10)
-            if asked_charges and not believed:
+            if asked_charges and not believed and not answer.from_edge:
                 for name, charge in self.charges.items():
                     if charge.ripe <= begun:
                         self.charges[name] = attrs.evolve(charge, asked=True)
@@ -461,11 +480,7 @@ class Bucket:
     def _observe(self, answer: Answer, begun: float, now: float) -> bool:
         """Merge the headers; whether they were believed."""
         if answer.date is not None:
-            # Date has whole seconds and was written between ``begun`` and ``now``. Outside of what
-            # that allows, the lower bound: a window must not be thought over too early.
-            low, high = answer.date - now, answer.date + 1.0 - begun
-            if not low <= self.offset <= high:
-                self.offset = low
+            self._correct_clock(answer.date, begun, now)
         window = answer.window
         if window is None or not self._believable(window, begun, now):
             return False
@@ -479,17 +494,19 @@ class Bucket:
         else:
             # Within a window ``used`` only grows, so a higher one is a later truth.
             if begun >= self.learned or window.used > self.used:
+                if self._fell(window, begun) and not self.trusting:
+                    self.used = 0  # it was another bucket's
                 self.limit = window.limit
             self.used = max(self.used, window.used)
         self.learned = now
-        self.rumour = None
+        self.rumour, self.trusting, self.careful = None, False, False
         # An answer to a request from before cannot tell what has been counted since.
         self.known = self.known or begun >= self.unknown_since
-        for name, charge in list(self.charges.items()):
+        for charge in self.charges.values():
             if begun >= charge.ripe:
-                del self.charges[name]
                 self.created += charge.certain
                 self.cleared += not charge.certain
+        self._keep_charges(lambda charge: begun < charge.ripe)
         return True
 
     def _believable(self, window: Window, begun: float, now: float) -> bool:
@@ -497,65 +514,84 @@ class Bucket:
         braze_now = now + self.offset
         if not braze_now - RESET_MARGIN < window.reset <= braze_now + LONGEST_WAIT:
             return False
-        later_window = self.reset is None or window.reset > self.reset + SAME_RESET
-        after_all = begun >= self.learned
-        if self.reset is None:
-            pass
-        elif later_window:
+        if self.trusting:
+            return True
+        if self.reset is not None and window.reset > self.reset + SAME_RESET:
             # Windows are fixed: while ours is still ahead, a later one is another bucket's, or a
             # proxy's clock. A lower limit tells that *ours* was: the daily bucket is the small one.
             if braze_now <= self.reset - CLOSING and window.limit >= self.limit:
                 return False
-        elif window.reset < self.reset - SAME_RESET:
+        elif self.reset is not None and window.reset < self.reset - SAME_RESET:
             # An old window's, or another bucket's, unless it contradicts ours with all that is
             # known behind it: then ours was wrong.
-            return after_all and window.limit == self.limit
-        elif (
-            window.limit != self.limit and after_all and window.used < min(self.used, window.limit)
-        ):
-            return False  # ``used`` cannot fall: another bucket's
-        return window.limit <= self.limit or self._raised(window, begun, now, later_window)
+            return begun >= self.learned and window.limit == self.limit
+        elif self._fell(window, begun):
+            return self._repeated(window, begun, now)
+        # A limit that is higher than ours may be another bucket's: Braze's general one allows
+        # 250,000 an hour, and counts our own requests too.
+        return window.limit <= self.limit or self._repeated(window, begun, now)
+
+    def _fell(self, window: Window, begun: float) -> bool:
+        """Whether ``used`` fell, which it cannot: ours or this one is another bucket's."""
+        if self.reset is None or window.limit == self.limit:
+            return False
+        return begun >= self.learned and window.used < min(self.used, window.limit)
+
+    def _repeated(self, window: Window, begun: float, now: float) -> bool:
+        """Whether a later answer says the same as a first one that was not believed."""
+        first = self.rumour
+        if first is not None and begun >= first.seen:
+            apart = abs(first.window.reset - window.reset)
+            if first.window.limit == window.limit and apart <= SAME_RESET:
+                return True
+        self.rumour = Rumour(window, now)
+        return False
+
+    def _correct_clock(self, date: float, begun: float, now: float) -> None:
+        # Date has whole seconds and was written between ``begun`` and ``now``. Outside of what
+        # that allows, the lower bound: a window must not be thought over too early.
+        low, high = date - now, date + 1.0 - begun
+        if low <= self.offset <= high:
+            self.odd_offset = None
+            return
+        far = self.learned > -math.inf and abs(low - self.offset) > ODD_DATE
+        if far and (self.odd_offset is None or abs(low - self.odd_offset) > CLOSING):
+            self.odd_offset = low  # a proxy's clock, or this host slept: the next answer tells
+            return
+        self.offset, self.odd_offset = low, None
 
     def _of_ended_window(self, window: Window | None, now: float) -> bool:
         if window is None or window.limit != self.limit:
             return False
         return window.reset + RESET_MARGIN <= now + self.offset
 
-    def _raised(self, window: Window, begun: float, now: float, later_window: bool) -> bool:
-        """Whether to believe a limit that is higher than ours.
-
-        It may be that of another bucket: Braze's general one allows 250,000 an hour. Ours it is if
-        our own traffic explains what it counts, or if a second answer says the same.
-        """
-        counted = 0 if later_window else self.used
-        if counted <= window.used <= counted + len(self.leases) + len(self.charges):
-            return True
-        rumour = self.rumour
-        if rumour and rumour.limit == window.limit and begun >= rumour.seen:
-            return abs(rumour.reset - window.reset) <= SAME_RESET
-        self.rumour = Rumour(window.limit, window.reset, now)
-        return False
-
     # --- looking ---------------------------------------------------------------------------------
 
     def forget(self, now: float) -> None:
         """Forget what was learnt, never the leases and charges."""
-        self.limit, self.used, self.reset = ASSUMED_LIMIT, 0, None
-        self.learned = self.blocked_until = -math.inf
+        # ``used`` stays, since no raise lowers it.
+        self.limit, self.learned, self.blocked_until = ASSUMED_LIMIT, -math.inf, -math.inf
         self.refusals, self.rumour = 0, None
+        self.careful = self.trusting = True
         self._forget_state(now)
 
     def status(self, cap: int | None = None) -> Status:
         """The numbers to show, under the caller's own ``cap``."""
-        ask = Ask("", 0, None, 0.0, cap=cap)
         doubts = sum(not charge.certain for charge in self.charges.values())
-        return Status(
-            limit=self.limit if cap is None else min(self.limit, cap),
-            remaining=max(0, self.free(ask)),
-            in_flight=len(self.leases),
-            unconfirmed=doubts,
-            reset=self.reset,
-        )
+        limit, reset = self.limit, self.reset
+        free = self.free(Ask("", 0, None, 0.0, cap=cap))
+        if reset is None and self.rumour is not None:
+            # Not acted upon before a second answer, but better than nothing to show.
+            window = self.rumour.window
+            limit, reset = window.limit, window.reset
+            free = limit - window.used - len(self.leases) - doubts
+        if cap is not None:
+            limit, free = min(limit, cap), min(free, self._own_room(Ask("", 0, None, 0.0, cap=cap)))
+        return Status(limit, max(0, free), len(self.leases), doubts, reset)
 
     def _keep_charges(self, wanted: Callable[[Charge], bool]) -> None:
-        self.charges = {name: charge for name, charge in self.charges.items() if wanted(charge)}
+        for name, charge in list(self.charges.items()):
+            if not wanted(charge):
+                del self.charges[name]
+                if charge.pair is not None and not charge.certain:
+                    self.unsettled.append(charge.pair)

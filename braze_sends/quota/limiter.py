@@ -9,6 +9,7 @@ that no caller owns; its operations can be repeated without harm.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import random
@@ -30,6 +31,8 @@ T = TypeVar("T")
 #: Another process may free what is waited for: on a shared store, look again after the first, and
 #: ever more seldom, in seconds.
 FIRST_LOOK, LAST_LOOK = 0.25, 5.0
+#: A wait shorter than this is over: the rest is rounding.
+INSTANT = 1e-6
 #: Keeps processes from asking in the same instant when a window ends, in seconds.
 JITTER = 0.1
 
@@ -43,10 +46,15 @@ class Patience:
 
     Attributes:
         left: seconds; infinite to wait for ever.
+        in_doubt: whether an attempt for the pair, of whoever, was seen to be in doubt.
+        undoubted: it was not when this create was granted a lease, and no attempt of it has left
+            since. If that lease ran out, others took the pair for one in doubt; we know better.
         ticket: its place in the queue, kept over its attempts.
     """
 
     left: float
+    in_doubt: bool = False
+    undoubted: bool = False
     ticket: int = attrs.field(factory=lambda: next(_tickets))
 
 
@@ -57,12 +65,10 @@ class Held:
     Attributes:
         grant: to be handed back with the answer.
         deadline: loop time past which it is ours no more, so that nothing may be sent on it.
-        in_doubt: whether an earlier attempt for the pair, of whoever, may have created it.
     """
 
     grant: Grant
     deadline: float
-    in_doubt: bool = False
 
 
 @attrs.define(eq=False)
@@ -146,8 +152,11 @@ class Limiter:
             return await waiter.future
         except asyncio.CancelledError:
             self._queue.pop(patience.ticket, None)
-            if not waiter.future.cancelled() and waiter.future.exception() is None:
-                self._give_back(waiter)
+            if not waiter.future.cancelled():
+                waiter.future.exception()  # seen
+            # The next transaction gives back whatever this one has granted meanwhile.
+            with contextlib.suppress(StoreError):
+                await self.close(ask)
             raise
 
     async def finish(
@@ -172,6 +181,8 @@ class Limiter:
             if ask.pair is not None and memory is not None:
                 # A doubt never covers up what is known.
                 known = transaction.pairs.get(ask.pair)
+                if memory.send_id is not None:
+                    transaction.bucket.settle_pair(ask.pair)
                 if memory.send_id is not None or known is None:
                     transaction.pairs[ask.pair] = memory
 
@@ -204,6 +215,11 @@ class Limiter:
             StoreError: the store cannot be used.
         """
         await self._run(lambda transaction: transaction.bucket.forget(transaction.now))
+
+    async def drain(self) -> None:
+        """Wait until nothing is on its way to the store."""
+        while self._committing is not None:
+            await asyncio.wait([self._committing])
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -250,14 +266,18 @@ class Limiter:
 
     async def _transact(self, operations: list[_Operation], waiters: list[_Waiter]) -> _Outcome:
         asks = [waiter.ask for waiter in waiters]
+        undoubted = {waiter.ask.lease for waiter in waiters if waiter.patience.undoubted}
         pairs = {pair for pair in (o.pair for o in operations) if pair is not None}
         pairs |= {ask.pair for ask in asks if ask.pair is not None}
 
         def change(transaction: Transaction) -> _Outcome:
             bucket, now = transaction.bucket, transaction.now
-            for pair in bucket.advance(now):
-                transaction.pairs.setdefault(pair, Remembered(None))
+            bucket.advance(now)
             results = [operation.run(transaction) for operation in operations]
+            for pair in bucket.unsettled:
+                transaction.pairs.setdefault(pair, Remembered(None))
+            bucket.unsettled.clear()
+            doubted = bucket.doubted()
             memories = {ask.lease: transaction.pairs.get(ask.pair or "") for ask in asks}
             known = {
                 lease: memory for lease, memory in memories.items() if memory and memory.send_id
@@ -265,7 +285,11 @@ class Limiter:
             for lease in known:
                 bucket.close(lease)
             asking = [
-                attrs.evolve(ask, in_doubt=memories[ask.lease] is not None)
+                attrs.evolve(
+                    ask,
+                    in_doubt=ask.lease not in undoubted
+                    and (memories[ask.lease] is not None or ask.pair in doubted),
+                )
                 for ask in asks
                 if ask.lease not in known
             ]
@@ -287,37 +311,29 @@ class Limiter:
         for waiter, decision in zip(waiters, outcome.decisions, strict=True):
             if waiter.future.done():  # cancelled while the transaction was under way
                 self._queue.pop(waiter.patience.ticket, None)
-                if isinstance(decision, Grant):
-                    self._give_back(waiter)
                 continue
             waiter.spend(now)
+            waiter.patience.in_doubt |= waiter.ask.lease in outcome.doubted
             if isinstance(decision, Remembered):
                 del self._queue[waiter.patience.ticket]
                 waiter.future.set_result(decision)
             elif isinstance(decision, Grant):
+                waiter.patience.undoubted = not waiter.patience.in_doubt
                 del self._queue[waiter.patience.ticket]
                 # From before the transaction, since this process may have been stopped in it.
                 deadline = started + waiter.ask.timeout + LEASE_GRACE
-                in_doubt = waiter.ask.lease in outcome.doubted
-                waiter.future.set_result(Held(decision, deadline, in_doubt))
+                waiter.future.set_result(Held(decision, deadline))
             elif decision.reason is Reason.QUOTA:
                 until = math.nan if decision.until is None else decision.until - outcome.now
-                if waiter.patience.left <= 0 or until > waiter.patience.left or until == math.inf:
+                if (
+                    waiter.patience.left <= INSTANT
+                    or until > waiter.patience.left
+                    or until == math.inf
+                ):
                     del self._queue[waiter.patience.ticket]
                     waiter.future.set_exception(_exhausted(waiter.ask, decision, outcome))
                 else:
                     waiter.waits_since = now
-
-    def _give_back(self, waiter: _Waiter) -> None:
-        """Return a lease that nobody will use: its attempt was surely not sent."""
-        self._operations.append(
-            _Operation(
-                lambda transaction: transaction.bucket.close(waiter.ask.lease),
-                None,
-                self._loop.create_future(),
-            )
-        )
-        self._kick()
 
     def _fail(self, error: Exception, operations: list[_Operation], waiters: list[_Waiter]) -> None:
         if not isinstance(error, BrazeSendsError):
@@ -365,7 +381,6 @@ def _exhausted(ask: Ask, wait: Wait, outcome: _Outcome) -> QuotaExhaustedError:
         remaining=status.remaining,
         resets_at=_utc(status.reset),
         retry_after=retry_after,
-        quota_spent=None if ask.lease in outcome.doubted else False,
     )
 
 

@@ -133,7 +133,7 @@ class RedisStore:
             if dump(transaction.bucket) == untouched and transaction.pairs == before:
                 return result
             # Others may have come to be in doubt meanwhile; they are looked at from now on.
-            asked += [pair for pair in transaction.pairs if pair not in asked]
+            asked += transaction.pairs.keys() - set(asked)
             remembered = [
                 ""
                 if (memory := transaction.pairs.get(pair)) in (None, before.get(pair))

@@ -227,11 +227,10 @@ class BucketMachine(RuleBasedStateMachine):
             self.pass_time(min(max(change - self.now, 0.01), WINDOW))
         assert [] == self.waiting
         self.pass_time(DAY + WINDOW)  # what has no window lapses after a day
-        self.want(1, 0)
-        self.answer_all(True)
-        self.pass_time(60)
-        self.want(1, 0)
-        self.answer_all(True)
+        for _ in range(5):  # a raised limit is believed when a second answer says the same
+            self.want(1, 0)
+            self.answer_all(True)
+            self.pass_time(60)
 
         def check(bucket: Bucket, now: float) -> None:
             bucket.advance(now)
