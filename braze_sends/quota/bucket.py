@@ -229,6 +229,10 @@ class Bucket:
     charges: dict[str, Charge] = attrs.field(factory=dict)
     unsettled: list[str] = attrs.field(factory=list, init=False, eq=False)
 
+    def copy(self) -> Bucket:
+        """The same state, to be changed on its own."""
+        return attrs.evolve(self, leases=dict(self.leases), charges=dict(self.charges))
+
     # --- time ------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> None:

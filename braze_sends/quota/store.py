@@ -125,8 +125,10 @@ class MemoryStore:
             if record is None:
                 record = self._records[workspace] = _Record(Bucket(offset=self._wall() - now))
             asked = {pair: record.pairs[pair] for pair in pairs if pair in record.pairs}
-            transaction = Transaction(now, record.bucket, dict(asked))
+            # A copy, so that a change that raises leaves nothing behind.
+            transaction = Transaction(now, record.bucket.copy(), dict(asked))
             result = change(transaction)
+            record.bucket = transaction.bucket
             for pair, memory in transaction.pairs.items():
                 if asked.get(pair) is not memory:
                     # Set anew, so that the dicts stay in the order in which they expire.
