@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 import weakref
 from collections.abc import Callable, Collection
@@ -34,9 +35,6 @@ CREATE TABLE IF NOT EXISTS pair (
 );
 CREATE INDEX IF NOT EXISTS pair_expires ON pair (expires);
 """
-
-
-_of_parents: list[_File | None] = []
 
 
 class SQLiteStore:
@@ -81,8 +79,7 @@ class SQLiteStore:
             StoreError: the file is damaged, read-only, full, or locked for 30 s.
         """
         if self._file is None or self._file.pid != os.getpid():
-            # A fork must use neither the connection nor the thread of its parent, nor close them.
-            _of_parents.append(self._file)
+            # The thread of its parent is not there in a fork.
             self._file = _File(self._path, self._clock, self._wall)
         file = self._file
         try:
@@ -112,10 +109,22 @@ class _File:
         self._origin = 0.0
         self._connection: sqlite3.Connection | None = None
 
+        self.lock = threading.Lock()
+        _files.add(self)
+
     def transact(
         self, workspace: str, pairs: Collection[str], change: Callable[[Transaction], T]
     ) -> T:
-        connection = self._connection or self._open()
+        with self.lock:
+            return self._transact(self._connection or self._open(), workspace, pairs, change)
+
+    def _transact(
+        self,
+        connection: sqlite3.Connection,
+        workspace: str,
+        pairs: Collection[str],
+        change: Callable[[Transaction], T],
+    ) -> T:
         transaction = self._read(connection, workspace, pairs)
         untouched, before = dump(transaction.bucket), dict(transaction.pairs)
         result = change(transaction)
@@ -200,7 +209,7 @@ class _File:
             connection.close()
             raise
         self._connection = connection
-        weakref.finalize(self, connection.close)
+        self._finalizer = weakref.finalize(self, connection.close)
         return connection
 
     def _write_ahead(self, connection: sqlite3.Connection) -> None:
@@ -217,9 +226,37 @@ class _File:
                 return
 
     def close(self) -> None:
+        with self.lock:
+            self.close_connection()
+
+    def close_connection(self) -> None:
         if self._connection is not None:
-            self._connection.close()
+            self._finalizer()
             self._connection = None
+
+
+# No connection may cross a fork: SQLite notes in memory which locks its process holds, and the
+# child would count on those of its parent. https://www.sqlite.org/howtocorrupt.html section 2.6
+_files: weakref.WeakSet[_File] = weakref.WeakSet()
+_held: list[_File] = []
+
+
+def _before_fork() -> None:
+    for file in list(_files):
+        file.lock.acquire()  # a transaction under way ends first
+        file.close_connection()
+        _held.append(file)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )
 
 
 def _boot() -> str:
