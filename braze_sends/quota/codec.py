@@ -48,7 +48,14 @@ def load_remembered(text: str | bytes) -> Remembered:
 def _load(text: str | bytes, kind: type[T]) -> T:
     try:
         return _converter.structure(json.loads(text), kind)
-    except (BaseValidationError, ValueError, TypeError, KeyError, AttributeError):
+    except (
+        BaseValidationError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ):
         raise StoreError(
             f"the store holds a damaged {kind.__name__.lower()}: delete it there, and the quota "
             "starts over with one careful request"

@@ -314,6 +314,8 @@ class Limiter:
                 continue
             waiter.spend(now)
             waiter.patience.in_doubt |= waiter.ask.lease in outcome.doubted
+            if not isinstance(decision, Wait):
+                self._pause = FIRST_LOOK
             if isinstance(decision, Remembered):
                 del self._queue[waiter.patience.ticket]
                 waiter.future.set_result(decision)
@@ -364,8 +366,11 @@ class Limiter:
                 delay = min(delay, waiter.patience.left)
         if self._store.shared:
             delay = min(delay, self._pause)
-            self._pause = min(2 * self._pause, LAST_LOOK)
-        self._timer = self._loop.call_later(delay, self._kick)
+        self._timer = self._loop.call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._pause = min(2 * self._pause, LAST_LOOK)  # until somebody is served
+        self._kick()
 
 
 def _exhausted(ask: Ask, wait: Wait, outcome: _Outcome) -> QuotaExhaustedError:

@@ -51,9 +51,10 @@ return found
 class RedisStore:
     """The quota on a Redis or Valkey server that many hosts share.
 
-    Its clock is the server's, so a host whose clock is off hurts nobody. A command is retried
-    three times; a lost reply never counts twice. All keys of a workspace share a hash tag, so that
-    a cluster keeps them together. Nothing is opened before the first transaction.
+    Its clock is the server's, so a host whose clock is off hurts nobody. Commands are retried, and
+    a lost reply never counts twice. All keys of a workspace share a hash tag, so that a cluster
+    keeps them together; the client itself talks to one server and follows no redirections.
+    Nothing is opened before the first transaction.
 
     Args:
         url: ``redis://host:6379/0``, ``rediss://…`` for TLS, or ``unix:///path``.
@@ -73,7 +74,8 @@ class RedisStore:
             ) from None
         try:
             parts = urlsplit(url)
-            Redis.from_url(url)
+            # Makes a connection without connecting: so an unknown option is told here.
+            Redis.from_url(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]  # theirs
         except (ValueError, AttributeError, TypeError):
             raise ConfigurationError(
                 "RedisStore needs a redis://, rediss:// or unix:// URL"

@@ -272,8 +272,8 @@ _ADVICE = {
     "readonly": "make the file and its folder writable",
     "full": "free some space",
     "locked": "another program holds its lock; end that",
-    "not a database": "it is damaged or no database; move it away, and the quota starts over",
-    "malformed": "it is damaged; move it away, and the quota starts over",
+    "not a database": "it is damaged or no database; stop all workers and move it away",
+    "malformed": "it is damaged; stop all workers and move it away",
     "": "check that its folder exists and is writable",
 }
 

@@ -1,0 +1,109 @@
+"""The rule's machine on the real stores: what they keep is what they were given.
+
+Time is the machine's. SQLite takes it as its clock; a Redis server has its own, so there the
+machine's time is put in place of it as each transition begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from braze_sends import MemoryStore, Store
+from braze_sends.quota.bucket import Bucket
+from braze_sends.quota.redis import RedisStore
+from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.quota.store import Transaction
+from tests.quota.machine import BucketMachine, assume
+
+T = TypeVar("T")
+
+
+@attrs.define
+class Time:
+    """The time of the machine that runs."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class StoredMachine(BucketMachine):
+    """A machine on a workspace of its own.
+
+    Attributes:
+        runner: the event loop.
+        store: where the state is.
+        time: the store's clock, where it can have one.
+    """
+
+    runner: asyncio.Runner
+    store: Store
+    time: Time
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workspace = uuid.uuid4().hex
+
+    def transact(self, change: Callable[[Bucket, float], T]) -> T:
+        self.time.now = self.now
+        return self.runner.run(
+            self.store.transact(self.workspace, [], lambda t: change(t.bucket, self.at(t)))
+        )
+
+    def at(self, transaction: Transaction) -> float:
+        """The time of a transition."""
+        assert self.now == transaction.now
+        return transaction.now
+
+
+class RedisMachine(StoredMachine):
+    """Its time is not the server's."""
+
+    def at(self, transaction: Transaction) -> float:
+        return self.now
+
+
+def run(kind: type[StoredMachine], store: Store, time: Time, examples: int) -> None:
+    """Run the machine on ``store``."""
+    with asyncio.Runner() as runner:
+        machine = type("Machine", (kind,), {"runner": runner, "store": store, "time": time})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=30,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow],
+            ),
+        )
+        runner.run(store.close())
+
+
+def test_the_promises_hold_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do without a store."""
+    assume(monkeypatch)
+    time = Time()
+    run(StoredMachine, MemoryStore(clock=time, wall=time), time, 100)
+
+
+def test_the_promises_hold_in_sqlite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each transition reads the file, and what changes something is written."""
+    assume(monkeypatch)
+    time = Time()
+    run(StoredMachine, SQLiteStore(tmp_path / "quota.db", clock=time, wall=time), time, 100)
+
+
+def test_the_promises_hold_in_redis(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+    """Each transition asks the server, and what changes something is set there."""
+    assume(monkeypatch)
+    run(RedisMachine, RedisStore(redis_url), Time(), 100)

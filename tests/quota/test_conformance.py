@@ -1,0 +1,59 @@
+"""The stores of the package keep to what every store must."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from braze_sends import MemoryStore
+from braze_sends.quota.bucket import Bucket
+from braze_sends.quota.redis import RedisStore
+from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.quota.store import Store
+from braze_sends.testing.store_conformance import FULL, StoreConformance
+
+
+class TestMemoryStore(StoreConformance):
+    """Shared by being the same object."""
+
+    @pytest.fixture(autouse=True)
+    def _store(self) -> None:
+        self.store = MemoryStore()
+
+    async def open(self) -> Store:
+        return self.store
+
+
+class TestSQLiteStore(StoreConformance):
+    """Two connections to one file."""
+
+    @pytest.fixture(autouse=True)
+    def _path(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "quota.db"
+
+    async def open(self) -> Store:
+        return SQLiteStore(self.path)
+
+
+class TestRedisStore(StoreConformance):
+    """Two clients of one server."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    async def open(self) -> Store:
+        return RedisStore(self.url)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [field for field in attrs.fields(Bucket) if field.init],
+    ids=lambda field: field.name,
+)
+def test_the_full_bucket_is_full(field: attrs.Attribute[object]) -> None:
+    """A field that had its default could be lost, and nobody would see it."""
+    default = getattr(Bucket(offset=0.0), field.name)
+    assert default != getattr(FULL, field.name)

@@ -1,0 +1,588 @@
+"""The quota on a real server: lost replies, cut connections, restarts, and what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection
+from types import SimpleNamespace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import attrs
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+from redis.backoff import NoBackoff
+
+from braze_sends import ConfigurationError, SendId, SendsClient, StoreError, open_store
+from braze_sends.quota import redis as module
+from braze_sends.quota.bucket import Bucket, Grant
+from braze_sends.quota.redis import RedisStore
+from braze_sends.quota.store import MEMORY, STATE_KEPT, Remembered, Transaction
+from braze_sends.testing import FakeBraze
+from braze_sends.testing.store_conformance import increment, look, new_workspace, remembers
+from tests.servers import RedisServer, free_port
+from tests.world import KEY
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def workspace() -> str:
+    return new_workspace()
+
+
+@pytest.fixture
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once."""
+    monkeypatch.setattr("redis.backoff.ExponentialBackoff", lambda **_: NoBackoff())
+
+
+@pytest_asyncio.fixture
+async def server(redis_url: str) -> AsyncIterator[Redis]:
+    """A look at the server that is not the store's."""
+    async with Redis.from_url(redis_url) as server:
+        yield server
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop turn until ``condition`` holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def client_of(fake: FakeBraze, **options: Any) -> SendsClient:
+    options.setdefault("max_rate_limit_wait", 0)
+    return SendsClient(KEY, base_url=fake.base_url, **options)
+
+
+async def create(client: SendsClient, names: Collection[object]) -> list[Any]:
+    return await asyncio.gather(
+        *(client.create_send_id("campaign", f"s{name}") for name in names), return_exceptions=True
+    )
+
+
+# --- a network that can be disturbed ---
+
+
+@attrs.frozen
+class Fate:
+    """What happens to one command of the store.
+
+    Attributes:
+        arrives: whether the server gets it.
+        answered: whether its reply comes back; else the connection is cut.
+        silent: the reply is lost, and the connection stays.
+        delay: seconds before the reply goes on.
+    """
+
+    arrives: bool = True
+    answered: bool = True
+    silent: bool = False
+    delay: float = 0.0
+
+
+CUT_BEFORE = Fate(arrives=False, answered=False)
+REPLY_LOST = Fate(answered=False)
+NO_REPLY = Fate(silent=True)
+
+
+class Proxy:
+    """Stands between a store and its server.
+
+    Attributes:
+        fate: what happens to the store's command number ``n`` (from 0).
+        scripts: how many commands of the store came by; what a connection begins with is not one.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self.fate: Callable[[int], Fate] = lambda n: Fate()
+        self.scripts = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"redis://127.0.0.1:{port}/0"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        await until(lambda: not self._writers)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = self._target.hostname, self._target.port
+        server_reader, server_writer = await asyncio.open_connection(host, port)
+        self._writers.add(writer)
+        try:
+            while True:
+                command = await _value(reader)
+                fate = Fate()
+                if b"EVALSHA" in command[:40]:
+                    fate, self.scripts = self.fate(self.scripts), self.scripts + 1
+                if fate.arrives:
+                    server_writer.write(command)
+                    reply = await _value(server_reader)
+                await asyncio.sleep(fate.delay)
+                if not fate.answered:
+                    return
+                if not fate.silent:
+                    writer.write(reply)
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            for one in (writer, server_writer):
+                one.close()
+            self._writers.discard(writer)
+
+
+async def _value(reader: asyncio.StreamReader) -> bytes:
+    """One value of the protocol, as it is: a command, or a reply.
+
+    https://redis.io/docs/latest/develop/reference/protocol-spec/
+    """
+    line = await reader.readuntil(b"\r\n")
+    kind, number = line[:1], line[1:-2]
+    if kind in b"$!=":
+        return line + (await reader.readexactly(int(number) + 2) if number != b"-1" else b"")
+    parts = {b"*": 1, b"~": 1, b"%": 2}.get(kind, 0) * int(number if kind in b"*~%" else 0)
+    return line + b"".join([await _value(reader) for _ in range(parts)])
+
+
+@pytest_asyncio.fixture
+async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(redis_url) as proxy:
+        yield proxy
+
+
+# --- what is kept there ---
+
+
+@pytest.mark.parametrize("name", ["plain", "rest.iad-01.braze.com:0f1e", "{a}b", "}{", "ä{ü}"])
+async def test_keys_expire_and_stay_together(redis_url: str, server: Redis, name: str) -> None:
+    """All of a workspace are in one slot of a cluster, and each has its time to live."""
+    workspace = f"{name} {new_workspace()}"
+    store = RedisStore(redis_url)
+    await store.transact(workspace, [], increment)
+    await store.transact(workspace, [], remembers({"p{0}": Remembered("a"), "q": Remembered(None)}))
+    suffix = workspace.rpartition("-")[2]
+    keys = sorted([key async for key in server.scan_iter(f"*{suffix}*", count=1000)])
+    assert 3 == len(keys)
+    assert [b":pair:p{0}", b":pair:q", b":quota"] == [key.partition(b"}")[2] for key in keys]
+    assert 1 == len({key.partition(b"{")[2].partition(b"}")[0] for key in keys})
+    for key, seconds in zip(keys, [MEMORY, MEMORY, STATE_KEPT], strict=True):
+        assert 1000 * seconds - 60_000 < await server.pttl(key) <= 1000 * seconds
+    await store.close()
+
+
+async def test_each_change_lets_the_state_live_anew(
+    redis_url: str, server: Redis, workspace: str
+) -> None:
+    """And what is remembered only when it is remembered anew."""
+    store = RedisStore(redis_url)
+    await store.transact(workspace, [], remembers({"pair": Remembered(None)}))
+    state, pair = (f"braze_sends:{{{workspace}}}:{kind}" for kind in ("quota", "pair:pair"))
+    for key in (state, pair):
+        await server.pexpire(key, 10_000)
+    await look(store, workspace, ["pair"])
+    assert 10_000 >= await server.pttl(state)
+    await store.transact(workspace, ["pair"], increment)
+    assert STATE_KEPT * 1000 - 60_000 < await server.pttl(state)
+    assert 10_000 >= await server.pttl(pair)
+    await store.transact(workspace, ["pair"], remembers({"pair": Remembered("story")}))
+    assert MEMORY * 1000 - 60_000 < await server.pttl(pair)
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [(("hset", "quota", "state", "{"), "bucket"), (("set", "pair:pair", "x"), "remembered")],
+)
+async def test_a_damaged_text_is_told(
+    redis_url: str, server: Redis, workspace: str, damage: tuple[str, ...], kind: str
+) -> None:
+    """Once deleted, the quota starts over."""
+    store = RedisStore(redis_url)
+    await store.transact(workspace, [], remembers({"pair": Remembered("story")}))
+    command, name, *arguments = damage
+    await getattr(server, command)(f"braze_sends:{{{workspace}}}:{name}", *arguments)
+    with pytest.raises(StoreError, match=f"holds a damaged {kind}: delete it there"):
+        await store.transact(workspace, ["pair"], increment)
+    await server.delete(f"braze_sends:{{{workspace}}}:{name}")
+    assert 1 == await store.transact(workspace, ["pair"], increment)
+    await store.close()
+
+
+async def test_a_key_of_another_kind_is_told(redis_url: str, server: Redis, workspace: str) -> None:
+    """With what the server says of it."""
+    store = RedisStore(redis_url)
+    await server.set(f"braze_sends:{{{workspace}}}:quota", "theirs", ex=60)
+    with pytest.raises(StoreError, match="WRONGTYPE"):
+        await store.transact(workspace, [], increment)
+    await store.close()
+
+
+async def test_what_changes_nothing_is_not_written(proxy: Proxy, workspace: str) -> None:
+    """It costs one round trip; a change costs two."""
+    store = RedisStore(proxy.url)
+    await store.transact(workspace, [], increment)  # which loads the script, too
+    proxy.scripts = 0
+    await look(store, workspace, ["pair"])
+    assert 1 == proxy.scripts
+    await store.transact(workspace, ["pair"], increment)
+    assert 3 == proxy.scripts
+    await store.close()
+
+
+# --- a network that loses things ---
+
+
+async def test_a_command_whose_reply_was_lost_counts_once(proxy: Proxy, workspace: str) -> None:
+    """It is sent again, and finds its own revision."""
+    store = RedisStore(proxy.url)
+    await store.transact(workspace, [], increment)
+    proxy.scripts = 0
+    runs = []
+
+    def change(transaction: Transaction) -> int:
+        runs.append(transaction.now)
+        return increment(transaction)
+
+    proxy.fate = lambda n: REPLY_LOST if n == 1 else Fate()
+    assert 2 == await store.transact(workspace, [], change)
+    assert (3, 1) == (proxy.scripts, len(runs))
+    assert 2 == (await look(store, workspace)).bucket.created
+    await store.close()
+
+
+async def test_who_comes_between_is_not_overwritten(
+    redis_url: str, proxy: Proxy, workspace: str
+) -> None:
+    """A command that is sent again after another's change is a conflict: it runs anew."""
+    store, other = RedisStore(proxy.url), RedisStore(redis_url)
+    await store.transact(workspace, [], increment)
+    proxy.scripts = 0
+    seen: list[tuple[int, list[str]]] = []
+
+    def change(transaction: Transaction) -> int:
+        seen.append((transaction.bucket.used, sorted(transaction.pairs)))
+        transaction.bucket.used += 1
+        transaction.pairs.setdefault("mine", Remembered(None))
+        return transaction.bucket.used
+
+    def theirs(transaction: Transaction) -> None:
+        transaction.bucket.used += 10
+        transaction.pairs["theirs"] = Remembered("story")
+
+    proxy.fate = lambda n: attrs.evolve(CUT_BEFORE, delay=0.05) if n == 1 else Fate()
+    task = asyncio.create_task(store.transact(workspace, ["theirs"], change))
+    await until(lambda: proxy.scripts == 2)
+    await other.transact(workspace, [], theirs)
+    assert 11 == await task
+    assert [(0, []), (10, ["theirs"])] == seen
+    found = await look(other, workspace, ["mine", "theirs"])
+    assert {"mine": Remembered(None), "theirs": Remembered("story")} == found.pairs
+    await store.close()
+    await other.close()
+
+
+DISTURBANCES: dict[str, Callable[[int], Fate]] = {
+    "replies are lost": lambda n: REPLY_LOST if n % 3 == 1 else Fate(),
+    "connections are cut": lambda n: CUT_BEFORE if n % 3 == 1 else Fate(),
+    "both": lambda n: {1: CUT_BEFORE, 3: REPLY_LOST}.get(n % 5, Fate()),
+    "no reply comes": lambda n: NO_REPLY if n % 6 == 1 else Fate(),
+    "replies are late": lambda n: Fate(delay=n % 3 / 100),
+}
+
+
+@pytest.mark.parametrize("disturbance", DISTURBANCES)
+async def test_a_bad_network_costs_no_slot_and_no_send(
+    fake: FakeBraze,
+    redis_url: str,
+    proxy: Proxy,
+    disturbance: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two clients, 30 creates, a quota of 20: 20 are created, and the numbers are right."""
+    monkeypatch.setattr(module, "COMMAND_TIMEOUT", 0.1)
+    fake.daily_limit = 20
+    proxy.fate = DISTURBANCES[disturbance]
+    stores = RedisStore(proxy.url), RedisStore(redis_url)
+    async with client_of(fake, store=stores[0]) as bad, client_of(fake, store=stores[1]) as good:
+        results = await asyncio.gather(create(bad, range(15)), create(good, range(15, 30)))
+        sends = [send for sends in results for send in sends if isinstance(send, SendId)]
+        assert (20, 20, 0) == (len(sends), len(fake.created), fake.refused)
+        assert {send_id for _, send_id in fake.created} == {str(send) for send in sends}
+        for client in (bad, good):
+            status = await client.quota()
+            assert (0, 0, 0) == (status.remaining, status.in_flight, status.unconfirmed)
+        again = await create(bad, [str(send)[1:] for send in sends])
+        assert all(send.reused for send in again)
+    assert (20, 0) == (len(fake.created), fake.refused)
+    for store in stores:
+        await store.close()
+
+
+async def test_a_server_that_pauses_is_waited_for(
+    fake: FakeBraze, redis_url: str, server: Redis
+) -> None:
+    """``CLIENT PAUSE``, as in a failover: all goes on after it."""
+    fake.daily_limit = 10
+    async with client_of(fake, store=redis_url) as braze:
+        await create(braze, [0])
+        began = time.monotonic()
+        await server.client_pause(300)
+        results = await create(braze, range(1, 15))
+        assert 0.25 < time.monotonic() - began < 3
+        assert 9 == sum(isinstance(result, SendId) for result in results)
+        assert (10, 0) == (len(fake.created), fake.refused)
+
+
+# --- a server that goes away ---
+
+
+async def test_a_server_restarted_empty_is_filled_again(fake: FakeBraze) -> None:
+    """In the middle of a burst: one careful request tells what the server forgot."""
+    fake.daily_limit = 20
+    fake.latency = 0.1
+    with RedisServer() as redis:
+        async with client_of(fake, store=redis.url) as braze:
+            await create(braze, [0])
+            burst = asyncio.create_task(create(braze, range(1, 9)))
+            await until(lambda: 9 == len(fake.created))
+            redis.stop()
+            redis.start()
+            assert all(isinstance(result, SendId) for result in await burst)
+            fake.latency = 0.0
+            results = await create(braze, range(9, 40))
+            assert 11 == sum(isinstance(result, SendId) for result in results)
+            assert (20, 0) == (len(fake.created), fake.refused)
+            status = await braze.quota()
+            assert (20, 0, 0, 0) == (
+                status.limit,
+                status.remaining,
+                status.in_flight,
+                status.unconfirmed,
+            )
+
+
+@pytest.mark.usefixtures("no_backoff")
+async def test_a_server_that_is_down_lets_nothing_be_sent(fake: FakeBraze) -> None:
+    """``StoreError``, soon; it heals by itself when the server is back."""
+    redis = RedisServer()
+    async with client_of(fake, store=redis.url) as braze:
+        for error in await create(braze, range(3)):
+            assert isinstance(error, StoreError)
+            assert False is error.quota_spent
+            assert f"redis://127.0.0.1:{redis.port}/0: " in str(error)
+        with pytest.raises(StoreError):
+            await braze.quota()
+        assert [] == fake.requests
+        with redis:
+            assert all(isinstance(result, SendId) for result in await create(braze, range(3)))
+        with pytest.raises(StoreError):
+            await braze.create_send_id("campaign", "after")
+        assert 3 == len(fake.requests)
+
+
+@pytest.mark.usefixtures("no_backoff")
+async def test_a_server_that_goes_down_after_sending_costs_no_send(
+    fake: FakeBraze, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was created is returned, and what could not be kept is logged."""
+    fake.latency = 0.05
+    with RedisServer() as redis:
+        async with client_of(fake, store=redis.url) as braze:
+            burst = asyncio.create_task(create(braze, [0]))
+            await until(lambda: fake.created)
+            redis.stop()
+            assert ["s0"] == [str(send) for send in await burst]
+    assert ["settling failed"] == [record.message for record in caplog.records]
+
+
+async def test_a_state_that_is_never_left_alone_is_told(
+    redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are always first: after the time allowed, ``StoreError``."""
+    monkeypatch.setattr(module, "CONTENTION_TIMEOUT", 0.2)
+    store, other = RedisStore(redis_url), RedisStore(redis_url)
+    await other.transact(workspace, [], increment)
+    plain = store._step
+
+    async def late(*arguments: Any) -> list[bytes]:
+        await other.transact(workspace, [], increment)
+        return await plain(*arguments)
+
+    monkeypatch.setattr(store, "_step", late)
+    with pytest.raises(StoreError, match="too slow, or too many at once"):
+        await store.transact(workspace, [], increment)
+    await store.close()
+    await other.close()
+
+
+# --- clocks ---
+
+
+async def test_a_host_whose_clock_is_off_hurts_nobody(
+    fake: FakeBraze, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five minutes: the clock is the server's, and Braze's ``Date`` corrects that."""
+    fake.daily_limit = 8
+    stores = RedisStore(redis_url), RedisStore(redis_url)
+    async with client_of(fake, store=stores[0]) as right, client_of(fake, store=stores[1]) as wrong:
+        await create(right, [0])
+        expected = (await right.quota()).resets_at
+        for n, off in enumerate((300.0, -300.0)):
+            clock = SimpleNamespace(time=lambda off=off: time.time() + off)
+            monkeypatch.setattr("braze_sends.client.time", clock)
+            await create(wrong, [f"{n}a", f"{n}b"])
+            assert expected == (await wrong.quota()).resets_at == (await right.quota()).resets_at
+            assert 7 - 2 * (n + 1) == (await right.quota()).remaining
+        results = await create(wrong, range(10, 20))
+        assert 3 == sum(isinstance(result, SendId) for result in results)
+        assert (8, 0) == (len(fake.created), fake.refused)
+        found = await look(stores[1], wrong._settings.workspace)
+        assert abs(found.now - time.time()) < 2
+        assert abs(found.bucket.offset) <= 2
+    for store in stores:
+        await store.close()
+
+
+# --- URLs ---
+
+
+@pytest.mark.parametrize(
+    ("url", "up"),
+    [
+        ("redis://user:sesame@127.0.0.1:{port}/0", True),
+        ("redis://user:sesame@127.0.0.1:{port}/0", False),
+        ("redis://:sesame@127.0.0.1:{port}", False),
+        ("redis://127.0.0.1:{port}/0?password=sesame", False),
+        ("unix://user:sesame@/nowhere/redis.sock", False),
+    ],
+)
+@pytest.mark.usefixtures("no_backoff")
+async def test_no_password_is_shown(url: str, up: bool, redis_url: str) -> None:
+    """In no repr, message or traceback; whether the server is down, or has no such user."""
+    port = urlsplit(redis_url).port if up else free_port()
+    store = open_store(url.format(port=port))
+    with pytest.raises(StoreError) as caught:
+        await store.transact("w", [], increment)
+    shown = [repr(store), repr(caught.value), *traceback.format_exception(caught.value)]
+    shown.append(repr(SendsClient(KEY, base_url="US-01", store=store)))
+    assert "sesame" not in "".join(shown)
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://sesame@host", "", 7, "redis://host:sesame/0", "redis://h?socket_timeout=sesame"]
+)
+def test_a_bad_url_is_refused(url: Any) -> None:
+    """The message shows nothing of it."""
+    with pytest.raises(ConfigurationError, match="needs a redis://, rediss:// or unix:// URL") as c:
+        RedisStore(url)
+    assert "sesame" not in "".join(traceback.format_exception(c.value))
+
+
+def test_the_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where redis is not installed, the message says how to."""
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'braze_sends\[redis\]'"):
+        open_store("redis://127.0.0.1/0")
+
+
+def test_the_repr_names_the_server() -> None:
+    """For debugging."""
+    store = RedisStore("rediss://user:sesame@example.com:6380/3?ssl_cert_reqs=none")
+    assert "RedisStore('rediss://example.com:6380/3')" == repr(store)
+
+
+# --- loops ---
+
+LEFT_OPEN = """
+import asyncio, gc, sys
+from braze_sends.quota.redis import RedisStore
+from braze_sends.testing.store_conformance import increment, new_workspace
+
+store, workspace = RedisStore(sys.argv[1]), new_workspace()
+print(asyncio.run(store.transact(workspace, [], increment)))
+gc.collect()
+print(asyncio.run(store.transact(workspace, [], increment)))
+asyncio.run(store.close())  # not in the loop that opened it
+gc.collect()
+print(asyncio.run(store.transact(workspace, [], increment)))
+del store
+gc.collect()
+"""
+
+
+def test_a_store_may_be_left_open(redis_url: str) -> None:
+    """From loop to loop, and to the end of the process: no warning."""
+    command = [sys.executable, "-W", "error", "-X", "dev", "-c", LEFT_OPEN, redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ["1", "2", "3"] == (done.stdout + done.stderr).splitlines()
+
+
+# --- what it costs ---
+
+
+async def test_a_lone_create_takes_four_round_trips(fake: FakeBraze, proxy: Proxy) -> None:
+    """Two to reserve, two to settle; none of them while the request is out."""
+    async with client_of(fake, store=proxy.url) as braze:
+        await create(braze, [0])
+        proxy.scripts = 0
+        arrived: list[int] = []
+        fake.fault_for = lambda request: arrived.append(proxy.scripts)
+        await create(braze, [1])
+        assert [2] == arrived
+        assert 4 == proxy.scripts
+        await create(braze, [1])
+        assert 1 <= proxy.scripts - 4 <= 2
+
+
+class Counting(RedisStore):
+    """Counts transactions, and what they grant."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.counts: Counter[str] = Counter()
+        self.reserving = 0
+
+    async def transact(
+        self, workspace: str, pairs: Collection[str], change: Callable[[Transaction], T]
+    ) -> T:
+        result = await super().transact(workspace, pairs, change)
+        self.counts["transactions"] += 1
+        grants = sum(isinstance(one, Grant) for one in getattr(result, "decisions", []))
+        self.counts["grants"] += grants
+        if grants:
+            self.reserving = self.counts["transactions"]
+        return result
+
+
+async def test_a_burst_reserves_in_a_handful_of_transactions(
+    fake: FakeBraze, redis_url: str
+) -> None:
+    """1,000 tasks of a process: at most ten, with those that settle in between."""
+    fake.daily_limit = 5000
+    store = Counting(redis_url)
+    async with client_of(fake, store=store) as braze:
+        await create(braze, ["first"])
+        store.counts.clear()
+        results = await create(braze, range(1000))
+        assert all(isinstance(result, SendId) for result in results)
+        assert 1000 == store.counts["grants"]
+        assert store.reserving <= 10
+        assert store.counts["transactions"] < 1000
+    assert (1001, 0) == (len(fake.created), fake.refused)
+    assert isinstance((await look(store, braze._settings.workspace)).bucket, Bucket)
+    await store.close()

@@ -1,0 +1,572 @@
+"""The quota in a file: what SQLite, other processes, forks and restarts do to it."""
+
+# ruff: noqa: ASYNC240  # what they look at is a small local file
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from braze_sends import ConfigurationError, SendId, SendsClient, StoreError, open_store
+from braze_sends.quota import sqlite as module
+from braze_sends.quota.bucket import DAY, Answer, Ask, Grant, Window
+from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.quota.store import MEMORY, STATE_KEPT, Remembered, Transaction
+from braze_sends.testing import FakeBraze
+from braze_sends.testing.store_conformance import increment, look, remembers
+from tests.world import KEY, MIDNIGHT, MORNING
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "quota.db"
+
+
+@contextmanager
+def outsider(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that is not the store's, and does not wait for locks."""
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def inside(store: SQLiteStore) -> sqlite3.Connection:
+    """The store's own connection."""
+    assert store._file is not None
+    assert store._file._connection is not None
+    return store._file._connection
+
+
+def run(script: str, *arguments: object) -> str:
+    """Run a Python script with all warnings as errors; what it printed, on stderr too."""
+    warnings = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]  # of a fork
+    command = [sys.executable, *warnings, "-X", "dev", "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout + done.stderr
+
+
+# --- the file ---
+
+
+async def test_the_file_is_its_owners_alone(path: Path) -> None:
+    """And so are the files that SQLite puts beside it."""
+    store = SQLiteStore(path)
+    await store.transact("w", [], increment)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert {"quota.db": 0o600, "quota.db-wal": 0o600, "quota.db-shm": 0o600} == modes
+    await store.close()
+    assert ["quota.db"] == [file.name for file in path.parent.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["", ":memory:"])
+def test_a_file_must_have_a_name(name: str) -> None:
+    """SQLite would take these for a database of one connection."""
+    with pytest.raises(ConfigurationError, match="take a MemoryStore"):
+        SQLiteStore(name)
+
+
+async def test_a_file_can_be_named_by_url(path: Path) -> None:
+    """Nothing is opened before the first transaction."""
+    store = open_store(f"sqlite:///{path}")
+    assert isinstance(store, SQLiteStore)
+    assert f"SQLiteStore({str(path)!r})" == repr(store)
+    assert not path.exists()
+    assert 1 == await store.transact("w", [], increment)
+    assert path.exists()
+    await store.close()
+
+
+# --- what goes wrong with it ---
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (
+            b"no database at all, but a text of some length\n" * 100,
+            "not a database; .*move it away",
+        ),
+        (b"SQLite format 3\0" + b"\xff" * 4080, "move it away"),
+    ],
+)
+async def test_a_damaged_file_is_told(path: Path, content: bytes, advice: str) -> None:
+    """Each time anew; and when it has been moved away, the quota starts over."""
+    path.write_bytes(content)
+    store = SQLiteStore(path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=advice) as caught:
+            await store.transact("w", [], increment)
+        assert str(path) in str(caught.value)
+    assert content == path.read_bytes()
+    path.unlink()
+    assert 1 == await store.transact("w", [], increment)
+    await store.close()
+
+
+async def test_a_file_that_is_damaged_further_down_is_told(path: Path) -> None:
+    """As soon as what is damaged is read."""
+    async with SendsClient(KEY, base_url="http://127.0.0.1:9", store=f"sqlite:///{path}") as braze:
+        await braze.quota()
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    store = SQLiteStore(path)
+    with pytest.raises(StoreError, match=r"malformed; it is damaged; .*move it away"):
+        await store.transact("w", ["pair"], increment)
+    await store.close()
+
+
+async def test_a_path_that_cannot_be_a_file_is_told(tmp_path: Path) -> None:
+    """A folder, and a file in a folder that is not there."""
+    for path, problem in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "missing" / "quota.db", "No such file or directory"),
+    ):
+        store = SQLiteStore(path)
+        with pytest.raises(StoreError, match=f"{problem}; check that its folder exists"):
+            await store.transact("w", [], increment)
+        await store.close()
+
+
+async def test_a_file_that_cannot_be_written_is_told(path: Path) -> None:
+    """It can still be read; what could not be kept left nothing behind."""
+    store = SQLiteStore(path)
+    await store.transact("w", [], increment)
+    inside(store).execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreError, match="readonly database; make the file and its folder wri"):
+        await store.transact("w", [], increment)
+    assert 1 == (await look(store, "w")).bucket.created
+    inside(store).execute("PRAGMA query_only = OFF")
+    assert 2 == await store.transact("w", [], increment)
+    await store.close()
+
+
+async def test_a_full_disk_is_told(path: Path) -> None:
+    """What could not be kept left nothing behind; with space it goes on."""
+    store = SQLiteStore(path)
+    await store.transact("w", [], increment)
+    inside(store).execute("PRAGMA max_page_count = 1")  # which SQLite raises to what there is
+    many = {f"pair-{n}": Remembered("s" * 64) for n in range(1000)}
+    with pytest.raises(StoreError, match="disk is full; free some space"):
+        await store.transact("w", [], remembers(many))
+    assert {} == (await look(store, "w", many)).pairs
+    inside(store).execute("PRAGMA max_page_count = 1000000")
+    await store.transact("w", [], remembers(many))
+    assert many == (await look(store, "w", many)).pairs
+    await store.close()
+
+
+@pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+async def test_a_lock_that_is_held_too_long_is_told(
+    path: Path, lock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And when it is gone, all is well."""
+    monkeypatch.setattr(module, "BUSY_TIMEOUT", 0.02)
+    store = SQLiteStore(path)
+    await store.transact("w", [], increment)
+    with outsider(path) as other:
+        other.execute(lock)
+        with pytest.raises(StoreError, match="locked; another program holds its lock; end that"):
+            await store.transact("w", [], increment)
+    assert 2 == await store.transact("w", [], increment)
+    await store.close()
+
+
+async def test_a_file_that_is_new_to_us_is_waited_for(path: Path) -> None:
+    """Before it writes ahead it must be ours alone for a moment, which SQLite does not wait for."""
+    store = SQLiteStore(path)
+    with outsider(path) as other:
+        other.execute("CREATE TABLE theirs (x)")
+        other.execute("BEGIN IMMEDIATE")
+        waits = asyncio.create_task(store.transact("w", [], increment))
+        await asyncio.sleep(0.05)
+        assert not waits.done()
+        other.execute("ROLLBACK")
+        assert 1 == await waits
+    await store.close()
+
+
+async def test_a_file_that_never_is_ours_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the time that is allowed for a lock."""
+    monkeypatch.setattr(module, "BUSY_TIMEOUT", 0.02)
+    store = SQLiteStore(path)
+    with outsider(path) as other:
+        other.execute("CREATE TABLE theirs (x)")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="locked; another program holds its lock; end that"):
+            await store.transact("w", [], increment)
+    assert 1 == await store.transact("w", [], increment)
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        ("UPDATE quota SET state = '{\"offset\":'", "bucket"),
+        ("UPDATE quota SET state = 'x'", "bucket"),
+        ("UPDATE pair SET memory = '[]'", "remembered"),
+    ],
+)
+async def test_a_damaged_text_is_told(path: Path, damage: str, kind: str) -> None:
+    """It harms no other workspace, and once deleted the quota starts over."""
+    store = SQLiteStore(path)
+    await store.transact("w", [], increment)
+    await store.transact("w", [], remembers({"pair": Remembered("s")}))
+    with outsider(path) as other:
+        other.execute(damage)
+        with pytest.raises(StoreError, match=f"holds a damaged {kind}: delete it there"):
+            await store.transact("w", ["pair"], increment)
+        assert 1 == await store.transact("other", ["pair"], increment)
+        other.execute("DELETE FROM quota WHERE workspace = 'w'")
+        other.execute("DELETE FROM pair")
+    assert 1 == await store.transact("w", ["pair"], increment)
+    await store.close()
+
+
+# --- others at the file ---
+
+
+async def test_what_changes_nothing_only_reads(path: Path) -> None:
+    """It goes on while another process writes, and leaves nothing for others to read again."""
+    store = SQLiteStore(path)
+    await store.transact("w", [], increment)
+    await store.transact("w", [], remembers({"pair": Remembered("s")}))
+    log = path.with_name("quota.db-wal")
+    with outsider(path) as other:
+        before = other.execute("PRAGMA data_version").fetchone(), log.stat().st_size
+        other.execute("BEGIN IMMEDIATE")
+        assert 1 == (await look(store, "w", ["pair"])).bucket.created
+        assert 0 == (await look(store, "never heard of")).bucket.created
+        await store.transact("w", ["pair"], remembers({"pair": Remembered("s")}))
+        other.execute("ROLLBACK")
+        assert before == (other.execute("PRAGMA data_version").fetchone(), log.stat().st_size)
+        await store.transact("w", [], increment)
+        assert before[0] != other.execute("PRAGMA data_version").fetchone()
+    await store.close()
+
+
+async def test_a_lock_of_another_process_does_not_stop_the_loop(
+    fake: FakeBraze, path: Path
+) -> None:
+    """A process holds it for two seconds: no stall of the loop is longer than 50 ms."""
+    script = (
+        "import sqlite3, sys, time\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('BEGIN IMMEDIATE')\n"
+        "print('held', flush=True)\n"
+        "time.sleep(2)\n"
+    )
+    store = SQLiteStore(path)
+    loop = asyncio.get_running_loop()
+    async with SendsClient(KEY, base_url=fake.base_url, store=store) as braze:
+        await braze.create_send_id("campaign", "first")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, str(path), stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert b"held\n" == await process.stdout.readline()
+        began = loop.time()
+        create = asyncio.create_task(braze.create_send_id("campaign", "second"))
+        stalls = []
+        while not create.done():
+            before = loop.time()
+            await asyncio.sleep(0.001)
+            stalls.append(loop.time() - before)
+        assert isinstance(await create, SendId)
+        assert 1.5 < loop.time() - began < 10
+        assert max(stalls) < 0.05
+        assert 0 == await process.wait()
+    assert [("campaign", "first"), ("campaign", "second")] == fake.created
+    await store.close()
+
+
+async def test_somebody_else_may_be_first(path: Path) -> None:
+    """What was read before the lock is old, and is read again under it."""
+    store, other = SQLiteStore(path), SQLiteStore(path)
+    await store.transact("w", [], increment)
+    runs: list[int] = []
+
+    def change(transaction: Transaction) -> int:
+        if not runs:
+            with outsider(path) as connection:
+                connection.execute("UPDATE quota SET state = json_set(state, '$.created', 41)")
+        runs.append(transaction.bucket.created)
+        return increment(transaction)
+
+    assert 42 == await store.transact("w", [], change)
+    assert [1, 41] == runs
+    assert 42 == (await look(other, "w")).bucket.created
+    await store.close()
+    await other.close()
+
+
+# --- processes ---
+
+FORK = """
+import asyncio, os, sys
+from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.testing.store_conformance import increment
+
+store = SQLiteStore(sys.argv[1])
+print(asyncio.run(store.transact("w", [], increment)), flush=True)
+child = os.fork()
+if child == 0:
+    print("child", asyncio.run(store.transact("w", [], increment)), flush=True)
+    grandchild = os.fork()
+    if grandchild == 0:
+        print("grandchild", asyncio.run(store.transact("w", [], increment)), flush=True)
+        os._exit(0)
+    os.waitpid(grandchild, 0)
+    print("child", asyncio.run(store.transact("w", [], increment)), flush=True)
+    asyncio.run(store.close())
+    if sys.argv[2] == "exit":
+        sys.exit(0)
+    os._exit(0)
+print("status", os.waitpid(child, 0)[1], flush=True)
+print("parent", asyncio.run(store.transact("w", [], increment)), flush=True)
+child = os.fork()
+if child == 0:
+    asyncio.run(store.close())  # which is not its own
+    os._exit(0)
+os.waitpid(child, 0)
+print("parent", asyncio.run(store.transact("w", [], increment)), flush=True)
+asyncio.run(store.close())
+"""
+
+
+@pytest.mark.parametrize("end", ["_exit", "exit"])
+def test_a_fork_opens_the_file_for_itself(path: Path, end: str) -> None:
+    """The child goes on with what its parent left, and the parent with what the child did."""
+    told = ["1", "child 2", "grandchild 3", "child 4", "status 0", "parent 5", "parent 6"]
+    assert told == run(FORK, path, end).splitlines()
+
+
+OUTLIVES = """
+import asyncio, os, sys
+from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.testing.store_conformance import increment
+
+store = SQLiteStore(sys.argv[1])
+print(asyncio.run(store.transact("w", [], increment)), flush=True)
+to_parent, of_child = os.pipe()
+to_child, of_parent = os.pipe()
+child = os.fork()
+if child == 0:
+    print("child", asyncio.run(store.transact("w", [], increment)), flush=True)
+    os.write(of_child, b"x")
+    os.read(to_child, 1)
+    print("child", asyncio.run(store.transact("w", [], increment)), flush=True)
+    asyncio.run(store.close())
+    os._exit(0)
+os.read(to_parent, 1)
+asyncio.run(store.close())
+store = SQLiteStore(sys.argv[1])
+print("parent", asyncio.run(store.transact("w", [], increment)), flush=True)
+os.write(of_parent, b"x")
+os.waitpid(child, 0)
+print("parent", asyncio.run(store.transact("w", [], increment)), flush=True)
+asyncio.run(store.close())
+"""
+
+
+def test_a_child_outlives_its_parents_store(path: Path) -> None:
+    """SQLite counts a process's locks for itself; a child must not count on those of its parent."""
+    lines = ["1", "child 2", "parent 3", "child 4", "parent 5"]
+    assert lines == run(OUTLIVES, path).splitlines()
+
+
+BUSY = """
+import asyncio, os, signal, sqlite3, sys, threading, time
+from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.testing.store_conformance import increment
+
+store = SQLiteStore(sys.argv[1])
+loop = asyncio.new_event_loop()
+thread = threading.Thread(target=loop.run_forever)
+thread.start()
+
+
+def run(coroutine):
+    return asyncio.run_coroutine_threadsafe(coroutine, loop)
+
+
+run(store.transact("w", [], increment)).result()
+other = sqlite3.connect(sys.argv[1], isolation_level=None, check_same_thread=False)
+other.execute("BEGIN IMMEDIATE")
+waits = run(store.transact("w", [], increment))
+ending = threading.Timer(0.1, other.execute, ["ROLLBACK"])
+ending.start()
+time.sleep(0.03)  # until it waits for the lock
+child = os.fork()
+if child == 0:
+    signal.alarm(2)
+    asyncio.run(store.transact("other", [], increment))
+    sys.exit(0)
+print("status", os.waitpid(child, 0)[1])
+print(waits.result())
+ending.join()
+other.close()
+run(store.close()).result()
+loop.call_soon_threadsafe(loop.stop)
+thread.join()
+loop.close()
+"""
+
+
+def test_a_fork_in_the_middle_of_a_transaction_harms_nobody(path: Path) -> None:
+    """The thread that holds SQLite's own locks is not there in the child."""
+    assert ["status 0", "2"] == run(BUSY, path).splitlines()
+
+
+NEVER_CLOSED = """
+import asyncio, gc, sys
+from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.testing.store_conformance import increment
+
+store = SQLiteStore(sys.argv[1])
+print(asyncio.run(store.transact("w", [], increment)))
+store = SQLiteStore(sys.argv[1])
+gc.collect()
+print(asyncio.run(store.transact("w", [], increment)))
+"""
+
+
+def test_a_store_may_be_left_open(path: Path) -> None:
+    """Dropped or open to the end of the process: no warning, no hanging, nothing lost."""
+    assert ["1", "2"] == run(NEVER_CLOSED, path).splitlines()
+    assert not path.with_name("quota.db-wal").exists()
+
+
+# --- time ---
+
+
+class Host:
+    """A host's clocks; a start sets the steady one back."""
+
+    def __init__(self) -> None:
+        self.boot = "first"
+        self.started = 0.0
+        self.time = MORNING
+
+    def restart(self, boot: str) -> None:
+        self.boot, self.started = boot, self.time
+
+    def store(self, path: Path) -> SQLiteStore:
+        return SQLiteStore(path, clock=lambda: self.time - self.started, wall=lambda: self.time)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    host = Host()
+    monkeypatch.setattr(module, "_boot", lambda: host.boot)
+    return host
+
+
+async def test_times_go_on(path: Path, host: Host) -> None:
+    """Over a restart of the process, and of the host, whose steady clock then begins anew."""
+    times = []
+    for restart in (None, None, "second", "third", None):
+        host.time += 5
+        if restart is not None:
+            host.restart(restart)
+        store = host.store(path)
+        times.append((await look(store, "w")).now)
+        await store.close()
+    assert [5.0, 5.0, 5.0, 5.0] == [b - a for a, b in itertools.pairwise(times)]
+
+
+async def test_a_wall_clock_that_is_set_does_not_move_the_times(path: Path, host: Host) -> None:
+    """Within one start of the host they go by the steady clock alone."""
+    first = host.store(path)
+    before = (await look(first, "w")).now
+    wrong = SQLiteStore(path, clock=lambda: host.time + 1, wall=lambda: host.time + 9999)
+    host.started = 0.0
+    assert before + 1 == (await look(wrong, "w")).now
+    await first.close()
+    await wrong.close()
+
+
+def test_a_start_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's; where that has none, the time of it."""
+    assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() == module._boot()
+
+    def missing(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    clocks = SimpleNamespace(time=lambda: 6000.0 + 1234.0, monotonic=lambda: 1234.0)
+    monkeypatch.setattr(module, "time", clocks)
+    assert "10" == module._boot()
+
+
+async def test_what_is_old_is_deleted(path: Path, host: Host) -> None:
+    """A memory after a month, a workspace that nobody touched after four days."""
+    store = host.store(path)
+    await store.transact("old", [], increment)
+    await store.transact("w", [], remembers({"a": Remembered("a")}))
+    host.time += STATE_KEPT
+    await store.transact("w", [], remembers({"b": Remembered("b")}))
+    with outsider(path) as other:
+        count = "SELECT (SELECT count(*) FROM quota), (SELECT count(*) FROM pair)"
+        assert (1, 2) == other.execute(count).fetchone()
+        assert 0 == (await look(store, "old")).bucket.created
+        host.time += MEMORY - STATE_KEPT
+        # Given to nobody any more, though nothing has been written yet.
+        assert ["b"] == list((await look(store, "w", ["a", "b"])).pairs)
+        await store.transact("w", [], increment)
+        assert (1, 1) == other.execute(count).fetchone()
+    await store.close()
+
+
+async def test_a_year_of_use_does_not_let_the_file_grow(path: Path, host: Host) -> None:
+    """100 creates a day, in groups of 25: what is kept is that of the last month."""
+    host.time = MIDNIGHT + 60
+    store = host.store(path)
+    sizes = []
+    with outsider(path) as other:
+        for day in range(365):
+            for group in range(4):
+                await store.transact(
+                    "w", [], creates(day, group, reset=host.time // DAY * DAY + DAY)
+                )
+                inside(store).execute("PRAGMA synchronous = OFF")  # only to be done sooner
+                host.time += DAY / 4
+            sizes.append(sum(file.stat().st_size for file in path.parent.iterdir()))
+        (pairs,) = other.execute("SELECT count(*) FROM pair").fetchone()
+        (states, state) = other.execute("SELECT count(*), max(length(state)) FROM quota").fetchone()
+        (starts,) = other.execute("SELECT count(*) FROM clock").fetchone()
+    assert 3000 <= pairs <= 3100
+    assert (1, 1) == (states, starts)
+    assert state < 300
+    assert max(sizes[60:]) <= 1.1 * max(sizes[:60])
+    assert max(sizes) < 10_000_000
+    await store.close()
+
+
+def creates(day: int, group: int, reset: float) -> Callable[[Transaction], None]:
+    """A group of creates, from the lease to what is remembered."""
+
+    def change(transaction: Transaction) -> None:
+        bucket, now = transaction.bucket, transaction.now
+        bucket.advance(now)
+        for n in range(25 * group, 25 * group + 25):
+            ask = Ask(f"{day}.{n}", 1, f"pair-{day}-{n}", 10.0)
+            (grant,) = bucket.reserve([ask], now)
+            assert isinstance(grant, Grant)
+            bucket.finish(ask, grant, Answer(True, window=Window(100, n + 1, reset)), now)
+            transaction.pairs[f"pair-{day}-{n}"] = Remembered(f"story-{day}-{n}")
+
+    return change
