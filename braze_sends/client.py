@@ -268,14 +268,14 @@ class SendsClient:
         Takes at most one attempt's timeout. Idempotent.
         """
         self._closed = True
-        if self._loop is asyncio.get_running_loop():
+        limiter = self._limiter_of_loop
+        if limiter is not None and self._loop is asyncio.get_running_loop():
             for flight in list(self._flights.values()):
                 flight.closing = True
                 flight.call_off()
             if self._tasks:
                 await asyncio.wait(self._tasks)
-            if self._limiter_of_loop is not None:
-                await self._limiter_of_loop.drain()
+            await limiter.drain()
             await self._transport.close()
         if self._owns_store:
             await self._store.close()

@@ -253,7 +253,7 @@ def _after_fork() -> None:
         _held.pop().lock.release()
 
 
-if hasattr(os, "register_at_fork"):
+with contextlib.suppress(AttributeError):  # Windows has no forks
     os.register_at_fork(
         before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
     )

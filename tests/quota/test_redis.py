@@ -484,7 +484,15 @@ async def test_no_password_is_shown(url: str, up: bool, redis_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://sesame@host", "", 7, "redis://host:sesame/0", "redis://h?socket_timeout=sesame"]
+    "url",
+    [
+        "http://sesame@host",
+        "",
+        7,
+        "redis://host:sesame/0",
+        "redis://h?socket_timeout=sesame",
+        "redis://h?sesame=1",
+    ],
 )
 def test_a_bad_url_is_refused(url: Any) -> None:
     """The message shows nothing of it."""

@@ -570,3 +570,17 @@ def creates(day: int, group: int, reset: float) -> Callable[[Transaction], None]
             transaction.pairs[f"pair-{day}-{n}"] = Remembered(f"story-{day}-{n}")
 
     return change
+
+
+async def test_no_connection_is_open_while_the_process_forks(path: Path) -> None:
+    """It is opened again afterwards, and a second fork finds none to close."""
+    store = SQLiteStore(path)
+    assert 1 == await store.transact("w", [], increment)
+    assert store._file is not None
+    for _ in range(2):
+        module._before_fork()
+        assert None is store._file._connection
+        assert store._file.lock.locked()
+        module._after_fork()
+    assert 2 == await store.transact("w", [], increment)
+    await store.close()
