@@ -8,6 +8,7 @@
 
 from importlib import metadata as _metadata
 
+from braze_sends.batch import Outcome
 from braze_sends.client import SendsClient, new_send_id
 from braze_sends.errors import (
     APIConnectionError,
@@ -45,6 +46,7 @@ __all__ = [
     "InternalServerError",
     "MemoryStore",
     "NotFoundError",
+    "Outcome",
     "PermissionDeniedError",
     "QuotaExhaustedError",
     "QuotaStatus",

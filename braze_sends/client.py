@@ -9,14 +9,16 @@ the slot and the truth.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
+import inspect
 import logging
 import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ import aiohttp
 import attrs
 
 from braze_sends import headers, protocol, retry
+from braze_sends.batch import Batch, Outcome
 from braze_sends.errors import (
     APIResponseError,
     BrazeSendsError,
@@ -157,7 +160,7 @@ class SendsClient:
             self._settings.base_url, self._settings.api_key, checked_timeout(timeout), session
         )
         self._flights: dict[_Terms, _Flight] = {}
-        self._tasks: set[asyncio.Task[SendId]] = set()
+        self._flying: set[_Flight] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limiter_of_loop: Limiter | None = None
         self._rate_limit: RateLimit | None = None
@@ -221,9 +224,7 @@ class SendsClient:
         """
         limiter = self._limiter()
         request = self._named(campaign_id, send_id)
-        wait = self._settings.max_rate_limit_wait
-        if not isinstance(max_rate_limit_wait, _Unset):
-            wait = checked_wait(max_rate_limit_wait)
+        wait = self._wait(max_rate_limit_wait)
         checked_count("headroom", headroom)
         pair = None if request.send_id is None else _digest(request)
         # Who waits for the same on the same terms shares a flight; on others, the limiter sees to
@@ -242,6 +243,100 @@ class SendsClient:
             flight = _Flight(request, ask, Patience(float("inf") if wait is None else wait))
             self._take_off(flight, key, limiter)
         return await self._join(flight, key)
+
+    async def create_send_ids(
+        self,
+        requests: Iterable[CreateSendId] | AsyncIterable[CreateSendId],
+        *,
+        concurrency: int = 8,
+        on_outcome: Callable[[Outcome], object] | None = None,
+        max_rate_limit_wait: float | _Unset | None = UNSET,
+        headroom: int = 0,
+    ) -> list[Outcome]:
+        """Create many send IDs; no failure hides another's result.
+
+        A pair that is asked for twice is sent once. When the quota has ended, the rest is told so
+        at once, but for what exists already. An error that is not this package's own, raised by
+        ``requests`` or ``on_outcome``, ends the batch as cancelling it does, and is raised.
+
+        Cancelling calls off what has not been sent, and waits for what has, one attempt's timeout
+        at most; cancelled once more, it waits no longer, and the client goes on by itself.
+
+        Args:
+            requests: any iterable or async iterable, of any length; taken as it is needed.
+            concurrency: how many are in work at a time, 1 or more.
+            on_outcome: called with each outcome as it comes. Nothing new begins before it returns.
+            max_rate_limit_wait: seconds that each may wait for quota, instead of the client's own.
+            headroom: slots to leave untouched for others, 0 or more.
+
+        Returns:
+            an outcome for each request, in their order.
+
+        Raises:
+            ConfigurationError: an argument is unusable; nothing was sent.
+        """
+        if on_outcome is not None and (
+            not callable(on_outcome) or inspect.iscoroutinefunction(on_outcome)
+        ):
+            raise ConfigurationError(
+                "on_outcome must be a plain function; to await something for each outcome, "
+                "take iter_send_ids"
+            )
+        found: list[Outcome | None] = []
+        outcomes = self._outcomes(requests, concurrency, max_rate_limit_wait, headroom)
+        async with contextlib.aclosing(outcomes):
+            async for place, outcome in outcomes:
+                found.extend([None] * (place + 1 - len(found)))
+                found[place] = outcome
+                if on_outcome is not None:
+                    on_outcome(outcome)
+        return [outcome for outcome in found if outcome is not None]
+
+    def iter_send_ids(
+        self,
+        requests: Iterable[CreateSendId] | AsyncIterable[CreateSendId],
+        *,
+        concurrency: int = 8,
+        max_rate_limit_wait: float | _Unset | None = UNSET,
+        headroom: int = 0,
+    ) -> AsyncGenerator[Outcome, None]:
+        """Create many send IDs, and give the outcomes as they come, in whatever order.
+
+        As ``create_send_ids``, but nothing is kept, so that it may run for ever. Nothing new
+        begins while an outcome that has come has not been asked for. To leave the loop before
+        its end, put it into ``contextlib.aclosing``.
+
+        Args:
+            requests: as for ``create_send_ids``.
+            concurrency: how many are in work at a time, 1 or more.
+            max_rate_limit_wait: seconds that each may wait for quota, instead of the client's own.
+            headroom: slots to leave untouched for others, 0 or more.
+
+        Raises:
+            ConfigurationError: an argument is unusable; nothing was sent.
+        """
+        outcomes = self._outcomes(requests, concurrency, max_rate_limit_wait, headroom)
+
+        async def unnumbered() -> AsyncGenerator[Outcome, None]:
+            async with contextlib.aclosing(outcomes):
+                async for _, outcome in outcomes:
+                    yield outcome
+
+        return unnumbered()
+
+    async def find_send_id(self, campaign_id: str, send_id: str) -> SendId | None:
+        """The send ID of a pair that was created through the store; asks nothing of Braze.
+
+        Returns:
+            it, ``reused``; or ``None``: it was not, or longer ago than 30 days, or nobody knows.
+
+        Raises:
+            ConfigurationError: an ID cannot be valid.
+            StoreError: the store cannot be used.
+        """
+        request = protocol.check_request(CreateSendId(campaign_id, send_id))
+        memory = await self._limiter().recall(_digest(request))
+        return None if memory is None else _reused(request, memory)
 
     async def quota(self) -> QuotaStatus:
         """The quota as the store knows it; asks nothing of Braze.
@@ -273,12 +368,43 @@ class SendsClient:
             for flight in list(self._flights.values()):
                 flight.closing = True
                 flight.call_off()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            if self._flying:
+                await asyncio.wait({flight.task for flight in self._flying})
             await limiter.drain()
             await self._transport.close()
         if self._owns_store:
             await self._store.close()
+
+    # --- batches ---------------------------------------------------------------------------------
+
+    def _outcomes(
+        self,
+        requests: Iterable[CreateSendId] | AsyncIterable[CreateSendId],
+        concurrency: int,
+        max_rate_limit_wait: float | _Unset | None,
+        headroom: int,
+    ) -> AsyncGenerator[tuple[int, Outcome], None]:
+        self._limiter()
+        if not isinstance(requests, Iterable | AsyncIterable):
+            raise ConfigurationError(
+                f"requests must be an iterable of CreateSendId, not {type(requests).__name__}"
+            )
+        if checked_count("concurrency", concurrency) < 1:
+            raise ConfigurationError("concurrency must be 1 or more")
+        wait = self._wait(max_rate_limit_wait)
+        batch = Batch(self.create_send_id, self._settled, wait, checked_count("headroom", headroom))
+        return batch.outcomes(requests, concurrency)
+
+    async def _settled(self) -> None:
+        """Wait for what nobody waits for any more: undone if it was not sent, else settled."""
+        left = {flight.task for flight in self._flying if not flight.callers}
+        if left:
+            await asyncio.wait(left)
+
+    def _wait(self, seconds: float | _Unset | None) -> float | None:
+        if isinstance(seconds, _Unset):
+            return self._settings.max_rate_limit_wait
+        return checked_wait(seconds)
 
     # --- flights ---------------------------------------------------------------------------------
 
@@ -298,7 +424,7 @@ class SendsClient:
                         "the session passed to this client belongs to an event loop that has ended"
                     )
             self._flights.clear()
-            self._tasks.clear()
+            self._flying.clear()
             self._transport.detach()
             self._loop = loop
             self._limiter_of_loop = Limiter.of(self._store, self._settings.workspace)
@@ -316,10 +442,10 @@ class SendsClient:
     def _take_off(self, flight: _Flight, key: _Terms, limiter: Limiter) -> None:
         flight.task = asyncio.create_task(self._create(flight, limiter))
         self._flights[key] = flight
-        self._tasks.add(flight.task)
+        self._flying.add(flight)
 
         def landed(task: asyncio.Task[SendId]) -> None:
-            self._tasks.discard(task)
+            self._flying.discard(flight)
             if self._flights.get(key) is flight:
                 del self._flights[key]
             if not task.cancelled() and (error := task.exception()) and not flight.callers:
@@ -384,7 +510,8 @@ class SendsClient:
         flight.ask = ask = attrs.evolve(flight.ask, attempt=flight.ask.attempt + 1)
         held = await limiter.acquire(ask, flight.patience)
         if isinstance(held, Remembered):
-            return _reused(flight, held)
+            send = _reused(request, held)
+            return attrs.evolve(send, attempts=max(0, flight.ask.attempt - 1))
         exchange = flight.exchange = Exchange(held.deadline)
         try:
             reply = await self._transport.send(protocol.build_body(request), exchange)
@@ -474,12 +601,12 @@ def _digest(request: CreateSendId) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _reused(flight: _Flight, memory: Remembered) -> SendId:
+def _reused(request: CreateSendId, memory: Remembered) -> SendId:
     return SendId(
-        campaign_id=flight.request.campaign_id,
+        campaign_id=request.campaign_id,
         send_id=str(memory.send_id),
         queued=memory.queued,
         reused=True,
-        attempts=flight.ask.attempt - 1 if flight.ask.attempt else 0,
+        attempts=0,
         request_id=memory.request_id,
     )

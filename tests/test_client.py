@@ -388,7 +388,7 @@ async def test_cancelled_before_sending_leaves_no_trace(fake: FakeBraze) -> None
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await until(lambda: not braze._tasks)
+            await until(lambda: not braze._flying)
             sent = bool(fake.requests)
             status = await braze.quota()
             assert 0 == status.in_flight
@@ -425,7 +425,7 @@ async def test_cancelled_in_a_backoff_gives_the_token_back(fake: FakeBraze) -> N
         flight = next(iter(braze._flights.values()))
         await until(lambda: flight.keeps_lease and flight.exchange is None)
         task.cancel()
-        await until(lambda: not braze._tasks)
+        await until(lambda: not braze._flying)
         status = await braze.quota()
         assert (0, 1) == (status.in_flight, status.unconfirmed)
 
@@ -441,7 +441,7 @@ async def test_a_cancelled_create_that_fails_is_not_retried(
         task = asyncio.create_task(braze.create_send_id("campaign", "pair"))
         await until(lambda: fake.requests)
         task.cancel()
-        await until(lambda: not braze._tasks)
+        await until(lambda: not braze._flying)
     assert 1 == len(fake.requests)
     assert ["create failed unattended"] == [record.message for record in caplog.records]
 

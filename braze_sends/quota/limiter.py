@@ -192,6 +192,17 @@ class Limiter:
         """Give up the lease of a create that makes no further attempt."""
         await self._run(lambda transaction: transaction.bucket.close(ask.lease))
 
+    async def recall(self, pair: str) -> Remembered | None:
+        """What is remembered of a pair that exists.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        memory: Remembered | None = await self._run(
+            lambda transaction: transaction.pairs.get(pair), pair
+        )
+        return memory if memory is not None and memory.send_id is not None else None
+
     async def status(self, cap: int | None) -> QuotaStatus:
         """The quota as the store knows it, under the caller's own ``cap``.
 

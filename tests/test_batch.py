@@ -1,0 +1,542 @@
+"""Many creates in one call: in virtual time, and against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from braze_sends import (
+    APITimeoutError,
+    BadRequestError,
+    ConfigurationError,
+    CreateSendId,
+    MemoryStore,
+    Outcome,
+    QuotaExhaustedError,
+    SendsClient,
+)
+from braze_sends.testing import FakeBraze, Fault
+from tests.world import KEY, MIDNIGHT, UNANSWERED, Fate, World, play
+
+
+def rows(*names: object) -> list[CreateSendId]:
+    return [CreateSendId("campaign", f"s{name}") for name in names]
+
+
+def client_of(fake: FakeBraze, **options: Any) -> SendsClient:
+    return SendsClient(KEY, base_url=fake.base_url, **options)
+
+
+def created(outcomes: list[Outcome]) -> list[str]:
+    return [outcome.result.send_id for outcome in outcomes if outcome.result]
+
+
+# --- outcomes ------------------------------------------------------------------------------------
+
+
+def test_outcomes_are_in_the_order_of_the_requests() -> None:
+    """Though the answers come in another."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(latency=0.1 + (7 * n % 10) / 10)
+        came: list[Outcome] = []
+        outcomes = await world.client().create_send_ids(rows(*range(50)), on_outcome=came.append)
+        assert rows(*range(50)) == [outcome.request for outcome in outcomes]
+        assert [f"s{n}" for n in range(50)] == created(outcomes)
+        assert came != outcomes
+        assert sorted(created(outcomes)) == sorted(created(came))
+
+    play(schedule)
+
+
+def test_no_request_at_all() -> None:
+    """Nothing asked for, nothing done."""
+
+    async def schedule(world: World) -> None:
+        assert [] == await world.client().create_send_ids([])
+        assert [] == [outcome async for outcome in world.client().iter_send_ids(iter(()))]
+
+    play(schedule)
+
+
+def test_a_failure_hides_no_result(fake: FakeBraze) -> None:
+    """Refusals, failures and requests that cannot be valid stand beside what was created."""
+    asked: list[Any] = [*rows(0, 1, 2), CreateSendId("campaign", "ü"), "s4", *rows(5)]
+    asked.append(CreateSendId("campaign", []))  # type: ignore[arg-type]  # as an untyped caller may
+
+    async def main() -> list[Outcome]:
+        async with FakeBraze(api_key=KEY) as fake, client_of(fake) as braze:
+            fake.script(None, Fault(status=400), Fault(status=503))
+            return await braze.create_send_ids(asked, concurrency=1)
+
+    outcomes = asyncio.run(main())
+    kinds = [type(outcome.error) for outcome in outcomes]
+    none, wrong = type(None), ConfigurationError
+    assert [none, BadRequestError, none, wrong, wrong, none, wrong] == kinds
+    assert ["s0", "s2", "s5"] == created(outcomes)
+    assert all(outcome.request is request for outcome, request in zip(outcomes, asked, strict=True))
+    assert "a request must be a CreateSendId, not str" == str(outcomes[4].error)
+
+
+def test_the_same_pair_is_sent_once() -> None:
+    """Side by side, one after the other, and also when it fails."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(
+            latency=0.3 if send_id == "s0" else 0.1, status=418 if send_id == "s1" else None
+        )
+        outcomes = await world.client(max_retries=0).create_send_ids(
+            rows(*(n % 3 for n in range(60))), concurrency=2
+        )
+        assert ["s0", "s1", "s2"] == sorted(world.asked)
+        assert [True, False, True] * 20 == [outcome.result is not None for outcome in outcomes]
+        assert 1 == len({id(outcome.error) for outcome in outcomes if outcome.error})
+
+    play(schedule)
+
+
+def test_sends_without_a_name_are_each_their_own(fake: FakeBraze) -> None:
+    """No name, nothing to fold; also when they fail."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(status=418 if n < 2 else None)
+        outcomes = await world.client(max_retries=0).create_send_ids(
+            [CreateSendId("campaign")] * 4, concurrency=1
+        )
+        assert [False, False, True, True] == [o.result is not None for o in outcomes]
+        assert 4 == len(set(world.asked))
+
+    play(schedule)
+
+
+# --- laziness and backpressure -------------------------------------------------------------------
+
+
+def test_requests_are_taken_as_they_are_needed() -> None:
+    """At most ``concurrency`` are in work, and one more has been taken."""
+
+    async def schedule(world: World) -> None:
+        taken = 0
+
+        def endless() -> Iterator[CreateSendId]:
+            nonlocal taken
+            for taken in itertools.count(1):
+                yield CreateSendId("campaign", f"s{taken}")
+
+        outcomes = world.client().iter_send_ids(endless(), concurrency=5)
+        async with contextlib.aclosing(outcomes):
+            done = 0
+            async for outcome in outcomes:
+                assert outcome.result is not None
+                done += 1
+                assert taken <= done + 5
+                if done == 40:
+                    break
+
+    play(schedule)
+
+
+def test_no_more_than_concurrency_at_a_time() -> None:
+    """Counted where the requests arrive."""
+
+    async def schedule(world: World) -> None:
+        out, peak = 0, 0
+
+        def fate(n: int, send_id: str) -> Fate:
+            nonlocal out, peak
+            out += 1
+            peak = max(peak, out)
+            world.loop.call_later(0.1, landed)
+            return Fate(latency=0.1)
+
+        def landed() -> None:
+            nonlocal out
+            out -= 1
+
+        world.fate = fate
+        await world.client().create_send_ids(rows(*range(60)), concurrency=7)
+        assert 7 == peak
+
+    play(schedule)
+
+
+def test_a_request_that_takes_its_time_holds_up_nobody() -> None:
+    """Outcomes come while an async iterable is silent for an hour."""
+
+    async def schedule(world: World) -> None:
+        async def slow() -> AsyncIterator[CreateSendId]:
+            for n in range(3):
+                yield CreateSendId("campaign", f"s{n}")
+                await asyncio.sleep(3600)
+
+        started = world.loop.time()
+        came = [
+            round(world.loop.time() - started)
+            async for outcome in world.client().iter_send_ids(slow())
+        ]
+        assert [0, 3600, 7200] == came
+
+    play(schedule)
+
+
+def test_nothing_begins_before_each_outcome_has_been_taken() -> None:
+    """Who writes outcomes down is never behind by more than what is under way."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(latency=0.1 + n % 3 / 10)
+        client, taken = world.client(), 0
+        async for _ in client.iter_send_ids(rows(*range(30)), concurrency=3):
+            taken += 1
+            begun = len(world.asked)
+            await asyncio.sleep(10)  # all that is under way ends meanwhile
+            assert len(world.asked) <= max(begun, 3)
+            assert len(world.asked) <= taken + 2
+        assert 30 == taken
+
+    play(schedule)
+
+
+def test_nor_does_a_request_that_came_late() -> None:
+    """It came while an outcome was dealt with, and another outcome did too: that goes first."""
+
+    async def schedule(world: World) -> None:
+        async def source() -> AsyncIterator[CreateSendId]:
+            for row in rows(0, 1):
+                yield row
+            await asyncio.sleep(5)
+            for row in rows(2):
+                yield row
+
+        await world.client().create_send_id("campaign", "first")
+        world.fate = lambda n, send_id: Fate(latency=4 if send_id == "s1" else 0.1)
+        asked = []
+        async for _ in world.client(store=world.clients[0]._store).iter_send_ids(source()):
+            await asyncio.sleep(10)
+            asked.append(len(world.asked))
+        assert [3, 3, 4] == asked
+
+    play(schedule)
+
+
+# --- the quota's end -----------------------------------------------------------------------------
+
+
+def test_when_the_quota_ends_the_rest_is_told_at_once() -> None:
+    """340 requests on a quota of 100: 100 are made, 240 are told when to come back."""
+
+    async def schedule(world: World) -> None:
+        outcomes = await world.client().create_send_ids(rows(*range(340)))
+        errors = [outcome.error for outcome in outcomes[100:]]
+        assert [f"s{n}" for n in range(100)] == created(outcomes)
+        assert all(isinstance(error, QuotaExhaustedError) for error in errors)
+        assert [f"s{n}" for n in range(100, 340)] == [error.send_id for error in errors if error]
+        assert {"campaign"} == {error.campaign_id for error in errors if error}
+        for error in errors:
+            assert isinstance(error, QuotaExhaustedError)
+            assert (False, 100, 0) == (error.quota_spent, error.limit, error.remaining)
+            assert error.resets_at is not None
+            assert MIDNIGHT == error.resets_at.timestamp()
+            assert error.retry_after is not None
+            assert abs(MIDNIGHT + 1 - world.now() - error.retry_after) < 1
+        assert (100, 0) == (len(world.asked), world.over)
+
+    play(schedule)
+
+
+def test_what_exists_is_found_after_the_quota_has_ended() -> None:
+    """Those rows cost nothing, so they are no failures."""
+
+    async def schedule(world: World) -> None:
+        client = world.client()
+        await client.create_send_ids(rows(*range(10)))
+        outcomes = await client.create_send_ids([*rows(*range(10, 130)), *rows(*range(10))])
+        assert 90 == len(created(outcomes[:120]))
+        assert all(outcome.result and outcome.result.reused for outcome in outcomes[120:])
+        assert (100, 0) == (len(world.asked), world.over)
+
+    play(schedule)
+
+
+def test_a_pair_in_doubt_is_still_told_as_such_after_the_quota_has_ended() -> None:
+    """``quota_spent`` does not say no where nobody knows."""
+
+    async def schedule(world: World) -> None:
+        store = world.store()
+        world.fate = lambda n, send_id: UNANSWERED
+        client = world.client(store=store, max_retries=0, timeout=1.0)
+        with pytest.raises(APITimeoutError):
+            await client.create_send_id("campaign", "s0")
+        world.fate = lambda n, send_id: Fate()
+        world.model.spend(99, world.now())
+        outcomes = await world.client(store=store).create_send_ids(rows(1, 2, 0), concurrency=1)
+        errors = [outcome.error for outcome in outcomes]
+        assert all(isinstance(error, QuotaExhaustedError) for error in errors)
+        assert [False, False, None] == [error.quota_spent for error in errors if error]
+        assert ["s0", "s1"] == world.asked
+
+    play(schedule)
+
+
+def test_a_stream_goes_on_when_the_quota_is_back() -> None:
+    """The end of the quota is for as long as it was said to be."""
+
+    async def schedule(world: World) -> None:
+        async def stream() -> AsyncIterator[CreateSendId]:
+            for n in range(120):
+                yield CreateSendId("campaign", f"s{n}")
+            await asyncio.sleep(16 * 3600)  # from nine in the morning over midnight
+            for n in range(120, 140):
+                yield CreateSendId("campaign", f"s{n}")
+
+        outcomes = await world.client().create_send_ids(stream())
+        made = [outcome.result is not None for outcome in outcomes]
+        assert [True] * 100 + [False] * 20 + [True] * 20 == made
+        assert 0 == world.over
+
+    play(schedule)
+
+
+def test_an_unlimited_wait_makes_them_all() -> None:
+    """340 on a quota of 100 take until the fourth day."""
+
+    async def schedule(world: World) -> None:
+        outcomes = await world.client().create_send_ids(rows(*range(340)), max_rate_limit_wait=None)
+        assert 340 == len(created(outcomes))
+        assert [100, 100, 100, 40] == list(world.model.created_by_window.values())
+        assert 0 == world.over
+
+    play(schedule)
+
+
+def test_headroom_is_left() -> None:
+    """Bulk work stops before the slots of others."""
+
+    async def schedule(world: World) -> None:
+        outcomes = await world.client().create_send_ids(rows(*range(120)), headroom=20)
+        assert 80 == len(created(outcomes))
+
+    play(schedule)
+
+
+def test_a_quota_that_will_never_be_there() -> None:
+    """Nothing says when to come back, so each is told the same, without one."""
+
+    async def schedule(world: World) -> None:
+        outcomes = await world.client(daily_limit=0).create_send_ids(rows(1, 2, 3), concurrency=1)
+        for outcome in outcomes:
+            assert isinstance(outcome.error, QuotaExhaustedError)
+            assert None is outcome.error.retry_after
+        assert [] == world.asked
+
+    play(schedule)
+
+
+# --- ends that are not the end -------------------------------------------------------------------
+
+
+async def test_cancelled_at_any_moment_it_leaves_no_task_and_no_trace(fake: FakeBraze) -> None:
+    """What was sent is remembered and settled, what was not gave its slot back."""
+    fake.latency = 0.005
+    async with client_of(fake, store=MemoryStore()) as braze:
+        await braze.create_send_id("campaign", "first")
+        for turns in range(0, 60, 3):
+            asked = rows(*(f"{turns}-{n}" for n in range(4)))
+            batch = asyncio.create_task(braze.create_send_ids(asked, concurrency=3))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            batch.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await batch
+            assert [] == tasks_of_ours()
+            status = await braze.quota()
+            assert (0, 0) == (status.in_flight, status.unconfirmed)
+            assert fake.remaining == status.remaining
+            remembered = [request for request in asked if await found(braze, request)]
+            assert [r for r in asked if (r.campaign_id, r.send_id) in fake.created] == remembered
+        assert 1 < len(fake.created) < 80
+
+
+async def found(braze: SendsClient, request: CreateSendId) -> bool:
+    return await braze.find_send_id(request.campaign_id, str(request.send_id)) is not None
+
+
+def tasks_of_ours() -> list[str]:
+    codes = [getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()]
+    files = [Path(code.co_filename) for code in codes if code is not None]
+    return [file.name for file in files if file.parent.name in ("braze_sends", "quota")]
+
+
+async def test_cancelled_twice_it_waits_no_longer(fake: FakeBraze) -> None:
+    """The request runs on, as that of any cancelled create does."""
+    fake.script(Fault(delay=0.2))
+    async with client_of(fake) as braze:
+        batch = asyncio.create_task(braze.create_send_ids(rows(0)))
+        while not fake.requests:
+            await asyncio.sleep(0.001)
+        batch.cancel()
+        await asyncio.sleep(0.01)
+        assert not batch.done()
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        assert [] == fake.created
+    assert [("campaign", "s0")] == fake.created
+
+
+async def test_left_before_its_end_it_settles(fake: FakeBraze) -> None:
+    """``aclosing`` waits for what was sent."""
+    fake.latency = 0.01
+    async with client_of(fake) as braze:
+        async with contextlib.aclosing(braze.iter_send_ids(rows(*range(9)), concurrency=3)) as many:
+            async for outcome in many:
+                assert outcome.result is not None
+                break
+        assert len(fake.created) == 100 - (await braze.quota()).remaining
+        assert (0, set()) == ((await braze.quota()).in_flight, braze._flying)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_requests_that_break_off_end_a_batch_when_the_rest_is_done(asynchronous: bool) -> None:
+    """Their error is raised; the outcomes before it have come."""
+
+    async def schedule(world: World) -> None:
+        def broken() -> Iterator[CreateSendId]:
+            yield from rows(0, 1, 2)
+            raise LookupError("the calendar broke off")
+
+        async def broken_too() -> AsyncIterator[CreateSendId]:
+            for row in broken():
+                yield row
+
+        came: list[Outcome] = []
+        with pytest.raises(LookupError, match="the calendar broke off"):
+            await world.client().create_send_ids(
+                broken_too() if asynchronous else broken(), on_outcome=came.append
+            )
+        assert ["s0", "s1", "s2"] == sorted(created(came))
+
+    play(schedule)
+
+
+def test_a_name_that_cannot_be_made_ends_a_batch_when_the_rest_is_done() -> None:
+    """An error of the caller's own factory is not an outcome, and hides none."""
+
+    async def schedule(world: World) -> None:
+        names = iter(["a", "b"])
+
+        def factory() -> str:
+            for name in names:
+                return name
+            raise LookupError("no more names")
+
+        came: list[Outcome] = []
+        with pytest.raises(LookupError, match="no more names"):
+            await world.client(send_id_factory=factory).create_send_ids(
+                [CreateSendId("campaign")] * 9, on_outcome=came.append
+            )
+        assert ["a", "b"] == sorted(created(came))
+
+    play(schedule)
+
+
+async def test_an_on_outcome_that_raises_ends_a_batch(fake: FakeBraze) -> None:
+    """As cancelling it does: what was sent settles."""
+    fake.latency = 0.005
+
+    def on_outcome(outcome: Outcome) -> None:
+        raise LookupError("the disk is full")
+
+    async with client_of(fake) as braze:
+        with pytest.raises(LookupError, match="the disk is full"):
+            await braze.create_send_ids(rows(*range(50)), on_outcome=on_outcome, concurrency=3)
+        assert len(fake.requests) <= 4
+        assert len(fake.created) == 100 - (await braze.quota()).remaining
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("problem", "options"),
+    [
+        ("concurrency must be 1 or more", {"concurrency": 0}),
+        ("concurrency must be an integer", {"concurrency": True}),
+        ("concurrency must be an integer", {"concurrency": "8"}),
+        ("headroom must be an integer", {"headroom": -1}),
+        ("max_rate_limit_wait must be", {"max_rate_limit_wait": float("nan")}),
+        ("requests must be an iterable of CreateSendId, not NoneType", {"requests": None}),
+    ],
+)
+async def test_arguments_are_checked(
+    fake: FakeBraze, problem: str, options: dict[str, Any]
+) -> None:
+    """Before anything is taken or sent."""
+    options = {"requests": rows(0)} | options
+    async with client_of(fake) as braze:
+        with pytest.raises(ConfigurationError, match=problem):
+            await braze.create_send_ids(**options)
+        with pytest.raises(ConfigurationError, match=problem):
+            braze.iter_send_ids(**options)
+    assert [] == fake.requests
+
+
+async def test_on_outcome_is_a_plain_function(fake: FakeBraze) -> None:
+    """A coroutine function would never be awaited."""
+
+    async def on_outcome(outcome: Outcome) -> None: ...
+
+    async with client_of(fake) as braze:
+        for wrong in (on_outcome, 5):
+            with pytest.raises(ConfigurationError, match="take iter_send_ids"):
+                await braze.create_send_ids(rows(0), on_outcome=wrong)  # type: ignore[arg-type]
+    assert [] == fake.requests
+
+
+async def test_a_closed_client_takes_no_batch(fake: FakeBraze) -> None:
+    """It says so at once."""
+    braze = client_of(fake)
+    await braze.close()
+    with pytest.raises(ConfigurationError, match="closed"):
+        await braze.create_send_ids(rows(0))
+    with pytest.raises(ConfigurationError, match="closed"):
+        braze.iter_send_ids(rows(0))
+
+
+async def test_closing_the_client_ends_a_batch(fake: FakeBraze) -> None:
+    """What was sent has its result, what was not says that the client was closed."""
+    fake.latency = 0.02
+    async with client_of(fake) as braze:
+        batch = asyncio.create_task(braze.create_send_ids(rows(*range(9)), concurrency=3))
+        while not fake.requests:
+            await asyncio.sleep(0.001)
+        await braze.close()
+        outcomes = await batch
+    assert ["s0"] == created(outcomes)
+    assert all("closed" in str(outcome.error) for outcome in outcomes[1:])
+
+
+# --- what is remembered --------------------------------------------------------------------------
+
+
+async def test_a_pair_that_exists_is_found(fake: FakeBraze) -> None:
+    """Without a request; one that does not, or may not, is not."""
+    fake.script(None, Fault(drop="after"))
+    async with client_of(fake, max_retries=0) as braze:
+        send = await braze.create_send_id("campaign", "s0")
+        await braze.create_send_ids(rows(1))
+        asked = len(fake.requests)
+        same = await braze.find_send_id("campaign", "s0")
+        assert same is not None
+        assert (send.send_id, True, 0) == (same.send_id, same.reused, same.attempts)
+        assert send.request_id == same.request_id
+        assert None is await braze.find_send_id("campaign", "s1")
+        assert None is await braze.find_send_id("campaign", "s2")
+        with pytest.raises(ConfigurationError, match="ASCII"):
+            await braze.find_send_id("campaign", "ü")
+        assert asked == len(fake.requests)
