@@ -27,7 +27,7 @@ from braze_sends.errors import (
     RateLimitError,
     StoreError,
 )
-from braze_sends.models import CreateSendId, QuotaStatus, RateLimit, SendId
+from braze_sends.models import CreateSendId, Creations, QuotaStatus, RateLimit, SendId
 from braze_sends.quota.redis import RedisStore
 from braze_sends.quota.sqlite import SQLiteStore
 from braze_sends.quota.store import MemoryStore, Store, open_store
@@ -43,6 +43,7 @@ __all__ = [
     "BrazeSendsError",
     "ConfigurationError",
     "CreateSendId",
+    "Creations",
     "InternalServerError",
     "MemoryStore",
     "NotFoundError",

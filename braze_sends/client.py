@@ -239,6 +239,7 @@ class SendsClient:
                 timeout=self._transport.seconds,
                 headroom=headroom,
                 cap=self._settings.daily_limit,
+                campaign=request.campaign_id,
             )
             flight = _Flight(request, ask, Patience(float("inf") if wait is None else wait))
             self._take_off(flight, key, limiter)

@@ -74,6 +74,21 @@ class SendId:
 
 
 @attrs.frozen
+class Creations:
+    """The sends of one campaign that were created in one hour.
+
+    Attributes:
+        campaign_id: the campaign, or empty: of all that are not told apart.
+        hour: when the hour began, UTC.
+        count: how many.
+    """
+
+    campaign_id: str
+    hour: datetime
+    count: int
+
+
+@attrs.frozen
 class QuotaStatus:
     """The quota as the store knows it at this moment.
 
@@ -85,6 +100,10 @@ class QuotaStatus:
         unconfirmed: attempts whose outcome nobody knows, each still charged with a slot.
         resets_at: when the window ends, UTC, or ``None`` if unknown.
         known: whether Braze's headers stand behind these numbers.
+        used: what Braze has counted in the window, as far as its headers told; by all who use the
+            workspace.
+        creations: what was created in the window through the store, by hour and campaign. A
+            success alone counts, not what is unconfirmed. Neither compared nor printed.
     """
 
     limit: int
@@ -93,3 +112,5 @@ class QuotaStatus:
     unconfirmed: int
     resets_at: datetime | None
     known: bool
+    used: int = 0
+    creations: tuple[Creations, ...] = attrs.field(default=(), eq=False, repr=False)

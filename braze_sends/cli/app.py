@@ -7,14 +7,14 @@ import contextlib
 import math
 import shlex
 import signal
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 import braze_sends
-from braze_sends import QuotaStatus, SendId, SendsClient, new_send_id
+from braze_sends import SendId, SendsClient, new_send_id
+from braze_sends.cli.batch import batch
 from braze_sends.cli.common import (
     ERROR,
     INTERRUPTED,
@@ -29,15 +29,18 @@ from braze_sends.cli.common import (
     print_json,
     printable,
     reporting,
-    span,
+    status_of,
 )
 from braze_sends.cli.demo import demo
+from braze_sends.cli.doctor import doctor
+from braze_sends.cli.quota import quota
 from braze_sends.testing import FakeBraze
 
 app = typer.Typer(
     help="Create Braze send IDs, and keep the daily quota that they cost.",
     epilog="Example: braze-sends create my-campaign --send-id story-1\n\n"
-    "Exit codes: 0 done, 1 error, 2 wrong usage, 75 no quota: come back later, 130 interrupted.",
+    "Exit codes: 0 done, 1 error, 2 wrong usage, 3 some rows of a batch failed, "
+    "75 no quota: come back later, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # one of them may be the API key
 )
@@ -113,18 +116,12 @@ def create(
         note(_details(send))
 
 
-def _status(send: SendId) -> str:
-    if send.queued:
-        return "queued"
-    return "reused" if send.reused else "created"
-
-
 def _send_object(send: SendId) -> dict[str, object]:
     limit = send.rate_limit
     return {
         "campaign_id": send.campaign_id,
         "send_id": send.send_id,
-        "status": _status(send),
+        "status": status_of(send),
         "attempts": send.attempts,
         "request_id": send.request_id,
         "rate_limit": limit
@@ -137,7 +134,7 @@ def _send_object(send: SendId) -> dict[str, object]:
 
 
 def _details(send: SendId) -> str:
-    told = [_status(send)]
+    told: list[str] = [status_of(send)]
     if send.attempts > 1:
         told.append(f"{send.attempts} attempts")
     if (limit := send.rate_limit) is not None:
@@ -147,60 +144,7 @@ def _details(send: SendId) -> str:
 
 # --- quota ---------------------------------------------------------------------------------------
 
-
-@app.command(epilog="Example: braze-sends quota --store sqlite:///quota.db")
-def quota(
-    as_json: JsonOption = False,
-    base_url: BaseUrlOption = None,
-    store: StoreOption = None,
-    workspace: WorkspaceOption = None,
-    api_key_file: KeyFileOption = None,
-) -> None:
-    """Show what is known of the quota; asks nothing of Braze."""
-
-    async def run(braze: SendsClient) -> QuotaStatus:
-        async with braze:
-            return await braze.quota()
-
-    with reporting(as_json):
-        status = asyncio.run(run(make_client(base_url, store, workspace, api_key_file)))
-    if as_json:
-        print_json(_quota_object(status))
-        return
-    if not status.known:
-        typer.echo("Nothing is known of the quota yet: Braze tells it when a send ID is created.")
-        if not store or store.startswith("memory:"):
-            typer.echo(
-                "In memory it is forgotten when a command ends; a store that lasts remembers it, "
-                "such as\n--store sqlite:///quota.db\n"
-            )
-    for label, value in _quota_rows(status, datetime.now(UTC)):
-        typer.echo(f"{label:<14}{value}")
-
-
-def _quota_object(status: QuotaStatus) -> dict[str, object]:
-    return {
-        "known": status.known,
-        "limit": status.limit,
-        "remaining": status.remaining,
-        "in_flight": status.in_flight,
-        "unconfirmed": status.unconfirmed,
-        "resets_at": status.resets_at and status.resets_at.isoformat(),
-    }
-
-
-def _quota_rows(status: QuotaStatus, now: datetime) -> list[tuple[str, str]]:
-    assumed = "" if status.known else " (assumed)"
-    rows = [
-        ("Limit", f"{status.limit}{assumed}"),
-        ("Remaining", f"{status.remaining}{assumed}"),
-        ("In flight", f"{status.in_flight}"),
-        ("Unconfirmed", f"{status.unconfirmed}"),
-    ]
-    if status.resets_at is None:
-        return [*rows, ("Resets", "unknown")]
-    left = span((status.resets_at - now).total_seconds())
-    return [*rows, ("Resets", f"{moment(status.resets_at)}, in {left}")]
+app.command(epilog="Example: braze-sends quota --store sqlite:///quota.db")(quota)
 
 
 # --- emulator ------------------------------------------------------------------------------------
@@ -257,3 +201,8 @@ async def _serve(fake: FakeBraze) -> None:
 
 
 app.command(epilog="Example: braze-sends demo")(demo)
+app.command(epilog="Example: braze-sends doctor --store sqlite:///quota.db")(doctor)
+app.command(
+    epilog="Example: braze-sends batch calendar.csv --output sends.jsonl "
+    "--store sqlite:///quota.db --wait"
+)(batch)

@@ -5,9 +5,10 @@ Exit codes, the same for every command:
 === ============================================================================
 0   done
 1   an error: Braze said no, no answer, or the store cannot be used
-2   wrong usage: an unknown option, no API key, an ID that cannot be valid
+2   wrong usage: an unknown option, no API key, a file or an ID that cannot be used
+3   a batch is through, and some of its rows failed
 75  no quota within the wait allowed: come back later (``EX_TEMPFAIL``)
-130 interrupted with Ctrl-C
+130 interrupted with Ctrl-C or, in a batch, SIGTERM
 === ============================================================================
 
 The result goes to stdout, everything else to stderr, so that the output can be piped.
@@ -23,13 +24,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from braze_sends import BrazeSendsError, ConfigurationError, QuotaExhaustedError, SendsClient
+from braze_sends import (
+    BrazeSendsError,
+    ConfigurationError,
+    QuotaExhaustedError,
+    RateLimitError,
+    SendId,
+    SendsClient,
+)
 
-ERROR, USAGE, COME_BACK, INTERRUPTED = 1, 2, 75, 130
+ERROR, USAGE, SOME_FAILED, COME_BACK, INTERRUPTED = 1, 2, 3, 75, 130
 
 StoreOption = Annotated[
     str | None,
@@ -100,13 +108,19 @@ def api_key(key_file: str | None) -> str:
 
 
 def make_client(
-    base_url: str | None, store: str | None, workspace: str | None, key_file: str | None
+    base_url: str | None,
+    store: str | None,
+    workspace: str | None,
+    key_file: str | None,
+    **options: Any,
 ) -> SendsClient:
-    """The client that the common options describe.
+    """The client that the common options describe, with further ``options`` of its own.
 
     To be called outside of an event loop, whose handling of Ctrl-C a prompt would not notice.
     """
-    return SendsClient(api_key(key_file), base_url=base_url, store=store, workspace=workspace)
+    return SendsClient(
+        api_key(key_file), base_url=base_url, store=store, workspace=workspace, **options
+    )
 
 
 @contextmanager
@@ -140,6 +154,15 @@ def error_line(error: BrazeSendsError) -> str:
     return line
 
 
+def come_back(error: QuotaExhaustedError | RateLimitError) -> str:
+    """When to come back, as far as that is known."""
+    resets_at, seconds = getattr(error, "resets_at", None), error.retry_after
+    if seconds is None:
+        return "later"
+    left = f"in {span(seconds)}"
+    return left if resets_at is None else f"{moment(resets_at)}, {left}"
+
+
 def error_object(error: BrazeSendsError) -> dict[str, Any]:
     """The error as ``--json`` shows it."""
     shown: dict[str, Any] = {
@@ -153,6 +176,13 @@ def error_object(error: BrazeSendsError) -> dict[str, Any]:
         if (value := getattr(error, name, None)) is not None:
             shown[name] = value.isoformat() if isinstance(value, datetime) else value
     return shown
+
+
+def status_of(send: SendId) -> Literal["created", "reused", "queued"]:
+    """In a word, how a send came to be."""
+    if send.queued:
+        return "queued"
+    return "reused" if send.reused else "created"
 
 
 def print_json(shown: dict[str, Any]) -> None:

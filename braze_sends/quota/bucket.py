@@ -32,6 +32,7 @@ from enum import Enum
 import attrs
 
 from braze_sends.headers import LONGEST_WAIT
+from braze_sends.quota.tally import Tally
 
 #: https://www.braze.com/docs/api/endpoints/messaging/send_messages/post_create_send_ids/
 ASSUMED_LIMIT = 100
@@ -75,6 +76,7 @@ class Ask:
         headroom: slots to leave untouched.
         cap: the caller's own limit a window, or ``None``.
         in_doubt: whether an attempt for the pair was in doubt once, though its charge may be gone.
+        campaign: what it is counted under, once it is created.
     """
 
     lease: str
@@ -84,6 +86,7 @@ class Ask:
     headroom: int = 0
     cap: int | None = None
     in_doubt: bool = False
+    campaign: str = ""
 
 
 @attrs.frozen
@@ -177,6 +180,7 @@ class Status:
     in_flight: int
     unconfirmed: int
     reset: float | None
+    used: int
 
 
 @attrs.frozen
@@ -204,6 +208,7 @@ class Bucket:
         odd_offset: what one ``Date`` said that is far from our clock; a second has to agree.
         careful: one request may go though nothing is left, since the quota was to be forgotten.
         trusting: the next answer's limit is ours, whatever was before.
+        tally: what was created through this store in the window, to be shown.
         unsettled: pairs whose doubts were cleared without an answer; whoever keeps the state
             remembers them. Not part of it.
     """
@@ -225,6 +230,7 @@ class Bucket:
     odd_offset: float | None = None
     careful: bool = False
     trusting: bool = False
+    tally: Tally = attrs.field(factory=Tally)
     leases: dict[str, Lease] = attrs.field(factory=dict)
     charges: dict[str, Charge] = attrs.field(factory=dict)
     unsettled: list[str] = attrs.field(factory=list, init=False, eq=False)
@@ -269,6 +275,7 @@ class Bucket:
         self._keep_charges(lambda charge: not charge.asked and charge.ripe > end)
         self.used, self.reset = 0, None
         self.created = self.cleared = 0
+        self.tally = Tally()
         self._forget_state(now)
 
     def _forget_state(self, now: float) -> None:
@@ -422,9 +429,14 @@ class Bucket:
         mine = lease is not None and lease.attempt == ask.attempt
         asked_charges = lease is not None and mine and lease.asks_charges
         # Its owner may have been stopped past the deadline, and taken for dead.
-        late = self.charges.pop(name, None) is not None
+        charge = self.charges.pop(name, None)
+        late = charge is not None
         believed = self._observe(answer, grant.begun, now)
         if mine or late:
+            # A certain charge is this very answer's, taken in before.
+            counted = charge is not None and charge.certain
+            if answer.spent and not counted and not self._of_ended_window(answer.window, now):
+                self.tally = self.tally.add(ask.campaign, now + self.offset)
             ripe = grant.begun + RIPE_TIMEOUTS * ask.timeout
             if believed:
                 self.created += answer.spent is True
@@ -582,16 +594,16 @@ class Bucket:
     def status(self, cap: int | None = None) -> Status:
         """The numbers to show, under the caller's own ``cap``."""
         doubts = sum(not charge.certain for charge in self.charges.values())
-        limit, reset = self.limit, self.reset
+        limit, used, reset = self.limit, self.used, self.reset
         free = self.free(Ask("", 0, None, 0.0, cap=cap))
         if reset is None and self.rumour is not None:
             # Not acted upon before a second answer, but better than nothing to show.
             window = self.rumour.window
-            limit, reset = window.limit, window.reset
-            free = limit - window.used - len(self.leases) - doubts
+            limit, used, reset = window.limit, window.used, window.reset
+            free = limit - used - len(self.leases) - doubts
         if cap is not None:
             limit, free = min(limit, cap), min(free, self._own_room(Ask("", 0, None, 0.0, cap=cap)))
-        return Status(limit, max(0, free), len(self.leases), doubts, reset)
+        return Status(limit, max(0, free), len(self.leases), doubts, reset, used)
 
     def _keep_charges(self, wanted: Callable[[Charge], bool]) -> None:
         for name, charge in list(self.charges.items()):

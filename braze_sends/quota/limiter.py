@@ -25,6 +25,7 @@ from braze_sends.errors import BrazeSendsError, QuotaExhaustedError, StoreError
 from braze_sends.models import QuotaStatus
 from braze_sends.quota.bucket import LEASE_GRACE, Answer, Ask, Grant, Reason, Status, Wait
 from braze_sends.quota.store import Remembered, Store, Transaction
+from braze_sends.quota.tally import Tally
 
 T = TypeVar("T")
 
@@ -209,7 +210,19 @@ class Limiter:
         Raises:
             StoreError: the store cannot be used.
         """
-        status: Status = await self._run(lambda transaction: transaction.bucket.status(cap))
+
+        def look(transaction: Transaction) -> tuple[Status, Tally, float]:
+            bucket = transaction.bucket
+            return bucket.status(cap), bucket.tally, transaction.now + bucket.offset
+
+        status, tally, braze_now = await self._run(look)
+        try:
+            creations = tally.creations(braze_now)
+        except ValueError:
+            raise StoreError(
+                "the store holds a damaged tally: delete its bucket there, and the quota starts "
+                "over with one careful request"
+            ) from None
         return QuotaStatus(
             limit=status.limit,
             remaining=status.remaining,
@@ -217,6 +230,8 @@ class Limiter:
             unconfirmed=status.unconfirmed,
             resets_at=_utc(status.reset),
             known=status.reset is not None,
+            used=status.used,
+            creations=creations,
         )
 
     async def forget(self) -> None:

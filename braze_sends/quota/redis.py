@@ -81,8 +81,8 @@ class RedisStore:
                 "RedisStore needs a redis://, rediss:// or unix:// URL"
             ) from None
         self._url = url
-        # Without what may be a password.
-        self._name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        # Without what may be a password; one with a slash in it ends up in the path.
+        self._name = f"{parts.scheme}://{(parts.netloc + parts.path).rpartition('@')[2]}"
         self._own: AsyncGenerator[Redis] | None = None
         self._redis: Redis | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -165,8 +165,8 @@ def open_store(url: str) -> Store:
         from braze_sends.quota.redis import RedisStore
 
         return RedisStore(url)
-    # Not the URL itself: it may hold a password.
+    # Not the URL itself: it may hold a password, or be a key in the wrong place.
+    shown = f"{scheme[:20]}://…" if separator else "given"
     raise ConfigurationError(
-        f"unknown store {scheme[:20]!r}: use memory://, sqlite:///file.db, redis://host/0, "
-        "or pass a Store"
+        f"unknown store {shown}: use memory://, sqlite:///file.db, redis://host/0, or pass a Store"
     )

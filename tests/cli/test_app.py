@@ -288,55 +288,6 @@ def test_ctrl_c_at_the_prompt(
     assert ("", "\n") == capsys.readouterr()
 
 
-# --- quota ---------------------------------------------------------------------------------------
-
-
-def test_unknown_quota(run: Run, fake: FakeBraze) -> None:
-    """A new process without a store says that it knows nothing, and what would remember."""
-    result = run("quota")
-
-    assert (0, []) == (result.exit_code, fake.requests)
-    assert result.stdout.startswith("Nothing is known of the quota yet")
-    assert "--store sqlite:///" in result.stdout
-    assert "Remaining     100 (assumed)\n" in result.stdout
-
-
-def test_unknown_quota_of_a_store_that_lasts(run: Run, lasting: MemoryStore) -> None:
-    """Who has a store that lasts is not told to get one."""
-    result = run("quota", "--store", "sqlite:///quota.db")
-
-    assert result.stdout.startswith("Nothing is known of the quota yet")
-    assert "--store" not in result.stdout
-
-
-def test_known_quota(run: Run, lasting: MemoryStore) -> None:
-    """What a create has learnt is shown by the next command with that store."""
-    run("create", "c", "--store", "memory://")
-    result = run("quota", "--store", "memory://")
-
-    lines = result.stdout.splitlines()
-    assert ["Limit         2", "Remaining     1", "In flight     0", "Unconfirmed   0"] == lines[:4]
-    assert lines[4].startswith("Resets        ")
-    assert ", in " in lines[4]
-
-
-def test_quota_as_json(run: Run, lasting: MemoryStore) -> None:
-    """``quota --json`` prints one object."""
-    before = json.loads(run("quota", "--json").stdout)
-    run("create", "c", "--store", "memory://")
-    after = json.loads(run("quota", "--json", "--store", "memory://").stdout)
-
-    assert (False, None) == (before["known"], before["resets_at"])
-    assert datetime.fromisoformat(after.pop("resets_at")) > datetime.now(UTC)
-    assert {
-        "known": True,
-        "limit": 2,
-        "remaining": 1,
-        "in_flight": 0,
-        "unconfirmed": 0,
-    } == after
-
-
 # --- emulator ------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from braze_sends.quota.bucket import (
     Wait,
     Window,
 )
+from braze_sends.quota.codec import dump
 
 TIMEOUT = 10.0
 RESET = 50_000.0
@@ -53,6 +54,7 @@ def test_an_answer_tells_the_window() -> None:
     """Its numbers stand, and nothing is charged beyond them."""
     bucket = known(used=40)
     assert (60, 0, 0) == (bucket.free(ask("a")), len(bucket.leases), len(bucket.charges))
+    assert (60, 40) == (bucket.status().remaining, bucket.status().used)
 
 
 def test_asking_again_for_a_lease_gives_the_same() -> None:
@@ -159,9 +161,10 @@ def test_a_first_answer_of_a_higher_limit_is_shown_and_not_acted_upon() -> None:
     """Until a second repeats it."""
     bucket = Bucket(offset=0.0)
     bucket.finish(ask("a"), granted(bucket, ask("a"), 0.0), told(30, limit=500), 1.0)
-    assert (500, 470, RESET) == (
+    assert (500, 470, 30, RESET) == (
         bucket.status().limit,
         bucket.status().remaining,
+        bucket.status().used,
         bucket.status().reset,
     )
     assert 7 == bucket.status(cap=8).remaining
@@ -529,3 +532,123 @@ def test_a_pair_under_way_is_waited_for_behind_others_that_find_nothing_left() -
     granted(bucket, ask("a"), 5.0)
     decisions = bucket.reserve([ask("new"), ask("again", pair="pair-a")], 6.0)
     assert [Wait(Reason.QUOTA), Wait(Reason.PAIR, 5.0 + TIMEOUT + LEASE_GRACE)] == decisions
+
+
+# --- the tally -----------------------------------------------------------------------------------
+
+
+def tallied(bucket: Bucket) -> list[tuple[str, float, int]]:
+    """Campaign, hour and number of what would be shown, ever."""
+    return [
+        (one.campaign_id, one.hour.timestamp() / 3600, one.count)
+        for one in bucket.tally.creations(0.0)
+    ]
+
+
+def test_a_create_is_tallied_in_its_hour_by_brazes_clock() -> None:
+    """Under its campaign, whether its answer has headers or not."""
+    bucket = Bucket(offset=7200.0)
+    for name, campaign, answer in (
+        ("a", "news", told(1)),
+        ("b", "shop", Answer(spent=True)),
+        ("c", "news", told(3)),
+    ):
+        one = ask(name, campaign=campaign)
+        bucket.finish(one, granted(bucket, one, 3599.0), answer, 3600.0)
+    assert [("news", 3, 2), ("shop", 3, 1)] == tallied(bucket)
+
+
+@pytest.mark.parametrize("spent", [False, None])
+@pytest.mark.parametrize("window", [None, Window(100, 2, RESET)])
+def test_what_is_not_known_to_be_created_is_not_tallied(
+    spent: bool | None, window: Window | None
+) -> None:
+    """Nor is a doubt when it is cleared."""
+    bucket = Bucket(offset=0.0)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), Answer(spent, window=window), 6.0)
+    bucket.finish(ask("b"), granted(bucket, ask("b"), 60.0), Answer(False, window=window), 61.0)
+    assert [] == tallied(bucket)
+
+
+@pytest.mark.parametrize("answer", [told(2), Answer(spent=True)])
+def test_an_answer_after_the_deadline_is_tallied_once(answer: Answer) -> None:
+    """Though the lease had become a doubt, and though it is told again."""
+    bucket = known()
+    before = tallied(bucket)
+    one = ask("a", campaign="late")
+    grant = granted(bucket, one, 5.0)
+    bucket.advance(100.0)
+    for now in (100.0, 101.0):
+        bucket.finish(one, grant, answer, now)
+        assert [*before, ("late", 0, 1)] == tallied(bucket)
+
+
+def test_the_tally_ends_with_its_window() -> None:
+    """What was created in it but answered late does not begin the next one's."""
+    bucket = known()
+    late = granted(bucket, ask("late"), RESET - 1.0)
+    bucket.advance(RESET + 1.0)
+    assert [] == tallied(bucket)
+    bucket.finish(ask("late"), late, told(2), RESET + 2.0)
+    assert [] == tallied(bucket)
+
+
+@pytest.mark.parametrize("answered", [RESET - 1.0, RESET + 0.5, RESET + 2.0])
+def test_the_create_that_tells_of_a_new_window_is_in_its_tally(answered: float) -> None:
+    """And nothing else, whether our clock has seen the old one end or not."""
+    bucket = known()
+    one = ask("a", campaign="first")
+    grant = granted(bucket, one, RESET - 4.0)
+    bucket.advance(answered)
+    bucket.finish(one, grant, told(1, reset=RESET + DAY), answered)
+    assert [("first", answered // 3600, 1)] == tallied(bucket)
+
+
+def test_creates_before_the_window_is_known_are_in_its_tally() -> None:
+    """They had no headers; the first that come do not lose them."""
+    bucket = known()
+    bucket.advance(RESET + 1.0)
+    for name, answer in (("a", Answer(spent=True)), ("b", told(2, reset=RESET + DAY))):
+        one = ask(name, campaign=name)
+        bucket.finish(one, granted(bucket, one, RESET + 5.0), answer, RESET + 6.0)
+    assert [("a", 13, 1), ("b", 13, 1)] == tallied(bucket)
+
+
+def test_without_a_window_the_tally_is_that_of_a_day() -> None:
+    """No window's end clears it."""
+    bucket = Bucket(offset=0.0)
+    for n in range(50):
+        one, now = ask(f"{n}"), n * 3600.0
+        bucket.advance(now)
+        bucket.finish(one, granted(bucket, one, now), Answer(spent=True), now + 1)
+    assert [("", hour, 1) for hour in range(25, 50)] == tallied(bucket)
+
+
+def test_forgetting_keeps_the_tally() -> None:
+    """What was created was created."""
+    bucket = known()
+    before = tallied(bucket)
+    bucket.forget(7.0)
+    assert [("", 0, 1)] == before == tallied(bucket)
+
+
+def test_a_copy_is_changed_on_its_own() -> None:
+    """Leases, charges and tally of the first stay as they were."""
+    bucket = known()
+    grant = granted(bucket, ask("a"), 5.0)
+    before = dump(bucket)
+    copy = bucket.copy()
+    copy.finish(ask("a"), grant, Answer(spent=True), 6.0)
+    assert before == dump(bucket) != dump(copy)
+
+
+def test_the_tally_decides_nothing() -> None:
+    """With any other one, the rule does the same."""
+    plain, full = known(), known()
+    for n in range(200):
+        full.tally = full.tally.add(f"{n}", 0.0)
+    for bucket in (plain, full):
+        for name, answer in (("a", told(7)), ("b", Answer(None)), ("c", Answer(True))):
+            bucket.finish(ask(name), granted(bucket, ask(name), 5.0), answer, 6.0)
+    assert plain.status() == full.status()
+    assert attrs.evolve(plain, tally=full.tally) == full

@@ -14,6 +14,7 @@ from braze_sends import StoreError
 from braze_sends.quota.bucket import Bucket, Charge, Lease
 from braze_sends.quota.codec import dump, load_bucket, load_remembered
 from braze_sends.quota.store import Remembered
+from braze_sends.quota.tally import Tally
 from braze_sends.testing.store_conformance import FULL, MEMORIES
 
 
@@ -64,10 +65,17 @@ def test_the_text_is_small() -> None:
         assert len(dump(one)) - len(dump(empty)) < 175
 
 
+def test_a_state_of_an_older_release_is_loaded() -> None:
+    """It has no tally yet."""
+    older = json.loads(dump(FULL))
+    del older["tally"]
+    assert attrs.evolve(FULL, tally=Tally()) == load_bucket(json.dumps(older))
+
+
 def test_fields_of_a_newer_release_are_ignored() -> None:
     """Two releases may share a store while one is rolled out."""
     later = json.loads(dump(FULL)) | {"mood": "good"}
-    for lease in later["leases"].values():
+    for lease in [*later["leases"].values(), later["tally"]]:
         lease["mood"] = "bad"
     assert FULL == load_bucket(json.dumps(later))
     assert Remembered("s") == load_remembered('{"send_id":"s","mood":{}}')
@@ -93,6 +101,9 @@ def test_fields_of_a_newer_release_are_ignored() -> None:
         '{"offset":0,"leases":{"a":7}}',
         '{"offset":0,"charges":null}',
         '{"offset":0,"rumour":7}',
+        '{"offset":0,"tally":7}',
+        '{"offset":0,"tally":{"hours":[]}}',
+        '{"offset":0,"tally":{"hours":{"2026-11-22T05":{"a":"few"}}}}',
         b"\xff\xfe\xfd",
         dump(FULL)[:-1],
         dump(FULL).encode()[: len(dump(FULL)) // 2],

@@ -468,6 +468,7 @@ async def test_a_host_whose_clock_is_off_hurts_nobody(
         ("redis://:sesame@127.0.0.1:{port}", False),
         ("redis://127.0.0.1:{port}/0?password=sesame", False),
         ("unix://user:sesame@/nowhere/redis.sock", False),
+        ("redis://:{port}/sesame@127.0.0.1/0", False),  # a slash, not quoted
     ],
 )
 @pytest.mark.usefixtures("no_backoff")

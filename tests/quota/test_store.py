@@ -60,9 +60,11 @@ async def test_what_is_remembered_anew_lives_anew() -> None:
     assert {"a": Remembered("a")} == found
 
 
-@pytest.mark.parametrize("url", ["memory", "memory://x", "mongodb://user:secret@host/0", ""])
+@pytest.mark.parametrize(
+    "url", ["memory", "memory://x", "mongodb://user:secret@host/0", "secret", ""]
+)
 def test_an_unknown_store_is_refused(url: str) -> None:
-    """The message shows no password."""
+    """The message shows no password, nor a key in the wrong place."""
     with pytest.raises(ConfigurationError) as caught:
         open_store(url)
     assert "secret" not in str(caught.value)

@@ -1,0 +1,394 @@
+"""``braze-sends batch``: a file of rows; a line for each that was decided; over days if need be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Annotated, Final
+
+import attrs
+import typer
+
+from braze_sends import (
+    APIStatusError,
+    AuthenticationError,
+    ConfigurationError,
+    CreateSendId,
+    NotFoundError,
+    Outcome,
+    PermissionDeniedError,
+    QuotaExhaustedError,
+    RateLimitError,
+    SendsClient,
+    StoreError,
+)
+from braze_sends.cli.common import (
+    COME_BACK,
+    ERROR,
+    INTERRUPTED,
+    SOME_FAILED,
+    USAGE,
+    BaseUrlOption,
+    KeyFileOption,
+    StoreOption,
+    WorkspaceOption,
+    come_back,
+    make_client,
+    note,
+    print_json,
+    reporting,
+    status_of,
+)
+from braze_sends.cli.cost import show_cost
+from braze_sends.cli.output import Output, OutputError
+from braze_sends.cli.progress import Progress
+from braze_sends.cli.rows import BadRow, Rows, read
+from braze_sends.retry import is_transient
+
+#: So many rows one after the other without an answer, and the line is taken for dead.
+GIVE_UP_AFTER: Final = 5
+
+#: They would say the same of every row.
+_FATAL = (AuthenticationError, PermissionDeniedError, NotFoundError, StoreError, ConfigurationError)
+
+
+@attrs.define(kw_only=True)
+class Summary:
+    """How a batch went.
+
+    Attributes:
+        rows: pairs in the file.
+        bad: rows that cannot be used.
+        repeated: rows that repeat the pair of another.
+        before, failed_before: pairs that had a line already, and those of them that had failed.
+        lines: how many were written.
+        unknown: rows that got no answer, and so no line.
+        ended: how the quota ended.
+        fatal: what ended the batch.
+        interrupted: whether Ctrl-C or SIGTERM did.
+    """
+
+    rows: int
+    bad: int
+    repeated: int
+    before: int
+    failed_before: int
+    lines: dict[str, int] = attrs.field(
+        factory=lambda: {"created": 0, "reused": 0, "queued": 0, "failed": 0}
+    )
+    unknown: int = 0
+    ended: QuotaExhaustedError | RateLimitError | None = None
+    fatal: Exception | None = None
+    interrupted: bool = False
+
+    @property
+    def left(self) -> int:
+        """Pairs without a line."""
+        return self.rows - self.before - sum(self.lines.values())
+
+    @property
+    def exit_code(self) -> int:
+        """What a script has to know."""
+        if self.fatal is not None:
+            return ERROR
+        if self.interrupted and self.left:
+            return INTERRUPTED
+        if self.ended is not None:
+            return COME_BACK
+        failed = self.lines["failed"] + self.failed_before + self.unknown + self.bad
+        return SOME_FAILED if failed else 0
+
+    def as_json(self) -> dict[str, object]:
+        """As ``--json`` shows it."""
+        resets_at = getattr(self.ended, "resets_at", None)
+        return {
+            "rows": self.rows,
+            "bad": self.bad,
+            "repeated": self.repeated,
+            "before": self.before,
+            "failed_before": self.failed_before,
+            **self.lines,
+            "unknown": self.unknown,
+            "left": self.left,
+            "resets_at": resets_at and resets_at.isoformat(),
+            "retry_after": self.ended and self.ended.retry_after,
+            "error": self.fatal and f"{type(self.fatal).__name__}: {self.fatal}",
+        }
+
+    def in_words(self) -> Iterator[str]:
+        """As people read it."""
+        if self.fatal is not None:
+            yield f"error: {self.fatal}"
+        counts = {
+            **self.lines,
+            "done before": self.before - self.failed_before,
+            "failed before": self.failed_before,
+            "without an answer": self.unknown,
+            "repeated, and sent once": self.repeated,
+            "bad, and skipped": self.bad,
+        }
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        yield f"{self.rows} rows: {told or 'nothing to do'}"
+        if self.left:
+            when = "" if self.ended is None else f"; come back {come_back(self.ended)}"
+            yield f"{self.left} left{when}: the same command goes on from here"
+
+
+def batch(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="CSV with a header row, or JSON Lines, with campaign_id and send_id; - for "
+            "standard input.",
+        ),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="PATH",
+            help="Where result lines are appended, and what a rerun goes on from. Without it: "
+            "standard output.",
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for quota, over as many days as it takes.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the file and show its cost; send nothing.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without rows that cannot be used.")
+    ] = False,
+    limit_per_day: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Never create more in a day.")
+    ] = None,
+    headroom: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Slots of the quota to leave for others.")
+    ] = 0,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="How many at a time. Above 1, lines come as answers do."
+        ),
+    ] = 1,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The longest that an attempt may take.")
+    ] = 10.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say only what went wrong.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    base_url: BaseUrlOption = None,
+    store: StoreOption = None,
+    workspace: WorkspaceOption = None,
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Create a send ID for each row of a file.
+
+    Each row that is decided gets a line of JSON. The same command, run again, goes on where it
+    stopped: after a crash, when the quota is back, or with rows that got no answer.
+    """
+    with reporting(as_json), contextlib.ExitStack() as stack:
+        if file == api_key_file == "-":
+            raise ConfigurationError("FILE and --api-key-file cannot both be standard input")
+        braze = make_client(
+            base_url,
+            store,
+            workspace,
+            api_key_file,
+            timeout=timeout,
+            daily_limit=limit_per_day,
+            max_rate_limit_wait=None if wait else 30.0,
+        )
+        rows = stack.enter_context(_read(file, skip_bad, as_json))
+        if dry_run:
+            show_cost(rows, braze, output, headroom, as_json)
+            return
+        lines = stack.enter_context(Output(output))
+        if lines.torn:
+            note(f"the last line of {output} was cut short and is gone; its row is asked for again")
+        found = Counter(map(lines.status, rows))
+        before = rows.count - found[None]
+        summary = Summary(
+            rows=rows.count,
+            bad=rows.bad,
+            repeated=rows.repeated,
+            before=before,
+            failed_before=found["failed"],
+        )
+        progress = stack.enter_context(Progress(rows.count, before, quiet, headroom))
+        asyncio.run(_Run(braze, rows, lines, progress, summary, concurrency, headroom).run())
+    if as_json:
+        print_json(summary.as_json())
+    elif not quiet or summary.exit_code:
+        for line in summary.in_words():
+            note(line)
+    raise typer.Exit(summary.exit_code)
+
+
+def _read(file: str, skip_bad: bool, as_json: bool) -> Rows:
+    """The rows of a file; each that is bad is told.
+
+    Raises:
+        ConfigurationError: the file cannot be used, or rows of it, and that is not to be.
+    """
+    bad: list[dict[str, object]] = []
+
+    def on_bad(row: BadRow) -> None:
+        if as_json:
+            bad.append({"line": row.line, "problem": row.problem})
+        else:
+            note(f"line {row.line}: {row.problem}")
+
+    try:
+        with sys.stdin.buffer if file == "-" else open(file, "rb") as source:
+            rows = read(source, on_bad, name="standard input" if file == "-" else file)
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
+    if not rows.bad or skip_bad:
+        return rows
+    rows.close()
+    problem = f"{rows.bad} bad rows; nothing was sent. Mend them, or pass --skip-bad"
+    if not as_json:
+        raise ConfigurationError(problem)
+    print_json({"error": "ConfigurationError", "message": problem, "bad_rows": bad})
+    raise typer.Exit(USAGE)
+
+
+@attrs.define(eq=False)
+class _Run:
+    """A batch under way."""
+
+    braze: SendsClient
+    rows: Rows
+    output: Output
+    progress: Progress
+    summary: Summary
+    concurrency: int
+    headroom: int
+    more: bool = True
+    unanswered: int = 0
+    closing: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        watching = asyncio.create_task(self.progress.watch(self.braze))
+        with _interrupts(self.interrupt):
+            async with self.braze:
+                async for outcome in self.braze.iter_send_ids(
+                    self.todo(), concurrency=self.concurrency, headroom=self.headroom
+                ):
+                    self.take(outcome)
+                watching.cancel()
+                await asyncio.wait([watching])
+                if self.closing is not None:
+                    await self.closing
+
+    def todo(self) -> Iterator[CreateSendId]:
+        for request in self.rows:
+            if not self.more:
+                return
+            if not self.output.knows(request):
+                yield request
+
+    def take(self, outcome: Outcome) -> None:
+        """Write down what was decided; what cannot go on is stopped."""
+        error, summary = outcome.error, self.summary
+        if error is None or _is_verdict(error):
+            self.unanswered = 0
+            self.write(outcome)
+        elif isinstance(error, QuotaExhaustedError | RateLimitError):
+            summary.ended = summary.ended or error
+            self.more = False
+        elif isinstance(error, ConfigurationError) and self.closing is not None:
+            pass  # called off before it was sent
+        elif isinstance(error, _FATAL):
+            self.fail(error)
+        else:
+            # Nobody knows what became of it, so it gets no line, and is asked for by the next run.
+            summary.unknown += 1
+            self.unanswered += 1
+            self.progress.say(f"no answer: {_pair(outcome.request)}: {error}")
+            if self.unanswered == GIVE_UP_AFTER:
+                self.fail(error)
+
+    def write(self, outcome: Outcome) -> None:
+        request, send, error = outcome.request, outcome.result, outcome.error
+        if error is not None:
+            self.progress.say(f"failed: {_pair(request)}: {error}")
+        try:
+            status = self.output.write(
+                request,
+                "failed" if send is None else status_of(send),
+                send_id=None if send is None else send.send_id,
+                error=None if error is None else f"{type(error).__name__}: {error}",
+                request_id=getattr(send or error, "request_id", None),
+                at=datetime.now(UTC),
+            )
+        except OutputError as failure:
+            # Said, so that it is not lost: it may be known nowhere else.
+            self.progress.say(f"not written: {failure.line}")
+            self.fail(failure)
+        else:
+            self.summary.lines[status] += 1
+            self.progress.advance(send.rate_limit if send is not None else None)
+
+    def fail(self, error: Exception) -> None:
+        self.summary.fatal = self.summary.fatal or error
+        self.stop()
+
+    def interrupt(self) -> None:
+        self.summary.interrupted = True
+        self.progress.say("stopping: what is under way may end; Ctrl-C once more ends it at once")
+        self.stop()
+
+    def stop(self) -> None:
+        """Send no more. Closing calls off what has not been sent, and waits for what has."""
+        self.more = False
+        self.closing = self.closing or asyncio.create_task(self.braze.close())
+
+
+def _is_verdict(error: Exception) -> bool:
+    """Whether Braze has said no to this very row."""
+    if not isinstance(error, APIStatusError) or isinstance(error, _FATAL):
+        return False
+    return error.status_code < 500 and not is_transient(error)
+
+
+def _pair(request: CreateSendId) -> str:
+    return f"{request.campaign_id}, {request.send_id}"
+
+
+def _on_a_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def _interrupts(first: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C or SIGTERM calls ``first``; Ctrl-C once more ends the process at once."""
+    loop = asyncio.get_running_loop()
+    called = False
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        nonlocal called
+        if called and number == signal.SIGINT:
+            if _on_a_terminal():
+                os.write(2, b"\x1b[?25h\n")  # shows the cursor, which the bar has hidden
+            os._exit(INTERRUPTED)
+        if not called:
+            called = True
+            loop.call_soon_threadsafe(first)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interrupted) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

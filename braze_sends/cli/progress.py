@@ -1,0 +1,117 @@
+"""What a batch says while it runs, on stderr: a bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+from rich import progress
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column
+
+from braze_sends import BrazeSendsError, QuotaStatus, RateLimit, SendsClient
+from braze_sends.cli.common import moment, note, printable, span
+
+#: Seconds between two looks at the quota, and between two frames of the bar.
+LOOK, FRAME = 1.0, 0.25
+
+
+class Progress:
+    """The progress of one batch.
+
+    Args:
+        rows: how many there are.
+        done: how many of them are done already.
+        quiet: show nothing but what is said.
+        headroom: slots that the batch leaves to others.
+    """
+
+    def __init__(self, rows: int, done: int, quiet: bool, headroom: int) -> None:
+        self._rows, self._done, self._headroom = rows, done, headroom
+        self._quiet = quiet
+        self._quota: RateLimit | None = None
+        self._waits = False
+        self._told_until: datetime | None = None
+        self._step: Final = max(1, rows // 10)
+        self._bar: progress.Progress | None = None
+        console = Console(stderr=True, highlight=False)
+        if sys.stderr.isatty() and not console.is_dumb_terminal and not quiet:
+            self._bar = progress.Progress(
+                progress.BarColumn(bar_width=20),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn(
+                    "{task.description}",
+                    table_column=Column(no_wrap=True, overflow="ellipsis"),
+                ),
+                console=console,
+                auto_refresh=False,  # frames come from ``watch``, and no thread is needed
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=rows, completed=done)
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """A line that matters, however quiet it is meant to be."""
+        if self._bar is None:
+            note(line)
+        else:
+            self._bar.console.print(escape(printable(line)), soft_wrap=True)
+
+    def advance(self, limit: RateLimit | None) -> None:
+        """One more row has been decided, by an answer that told ``limit``."""
+        self._done += 1
+        if limit is not None:
+            self._quota = limit
+        if self._bar is not None:
+            self._bar.advance(self._task)
+        elif not self._quiet and (self._done % self._step == 0 or self._done == self._rows):
+            note(f"{self._done} of {self._rows} rows{self._left()}")
+
+    async def watch(self, braze: SendsClient) -> None:
+        """Show how much quota is left, until cancelled."""
+        looked = float("-inf")
+        while not self._quiet:
+            now = asyncio.get_running_loop().time()
+            if now - looked >= LOOK:
+                looked = now
+                with contextlib.suppress(BrazeSendsError):  # the creates meet the same, and say so
+                    self._look(await braze.quota())
+            if self._bar is not None:
+                self._bar.update(self._task, description=self._text(self._bar.tasks[0].speed))
+                self._bar.refresh()
+            await asyncio.sleep(LOOK if self._bar is None else FRAME)
+
+    def _look(self, status: QuotaStatus) -> None:
+        self._waits = status.remaining <= self._headroom and not status.in_flight
+        until = status.resets_at
+        if until is None:
+            return
+        self._quota = RateLimit(status.limit, status.remaining, until)
+        if self._waits and self._bar is None and until != self._told_until:
+            self._told_until = until
+            note(f"waiting for quota: it resets {moment(until)}, in {_span_until(until)}")
+
+    def _text(self, speed: float | None) -> str:
+        begin = "waiting" if self._waits else f"{speed or 0:.1f}/s"
+        if self._quota is None:
+            return f"{begin}{self._left()}"
+        return f"{begin}{self._left()}, resets in {_span_until(self._quota.resets_at)}"
+
+    def _left(self) -> str:
+        return f", {self._quota.remaining} of {self._quota.limit} left" if self._quota else ""
+
+
+def _span_until(moment: datetime) -> str:
+    return span((moment - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,302 @@
+"""``braze-sends quota``: the numbers, and what was created by hour and by campaign."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import attrs
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from braze_sends import QuotaStatus, SendsClient, StoreError
+from braze_sends.cli.common import (
+    BaseUrlOption,
+    JsonOption,
+    KeyFileOption,
+    StoreOption,
+    WorkspaceOption,
+    error_line,
+    error_object,
+    make_client,
+    moment,
+    note,
+    print_json,
+    printable,
+    reporting,
+    span,
+)
+
+#: Seconds between two looks of ``--watch``.
+REFRESH = 2.0
+#: The hours of the chart, the columns of one, and how many a label is for.
+DAY, WIDE, LABELLED = 24, 2, 6
+#: The rows of campaigns, and the columns of a name and a bar. All of it fits into a terminal of
+#: 80 columns and 24 rows.
+MOST_ROWS, NAME, BAR = 9, 40, 24
+
+_UNKNOWN = "Nothing is known of the quota yet: Braze tells it when a send ID is created."
+_FORGETFUL = (
+    "In memory it is forgotten when a command ends; a store that lasts remembers it, such as",
+    "--store sqlite:///quota.db",
+)
+
+Seen = QuotaStatus | StoreError
+
+
+def quota(
+    as_json: JsonOption = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help=f"Refresh every {REFRESH:g} s, until Ctrl-C; with --json a line each."
+        ),
+    ] = False,
+    base_url: BaseUrlOption = None,
+    store: StoreOption = None,
+    workspace: WorkspaceOption = None,
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Show what is known of the quota; asks nothing of Braze.
+
+    A store that lasts knows also what was created through it, by hour and by campaign.
+    """
+    forgetful = not store or store.startswith("memory:")
+    with reporting(as_json):
+        client = make_client(base_url, store, workspace, api_key_file)
+        if not watch:
+            _pages(as_json, forgetful)(asyncio.run(_look(client)))
+            return
+        # Ctrl-C is the normal end.
+        with contextlib.suppress(KeyboardInterrupt), _screen(as_json, forgetful) as show:
+            asyncio.run(_watch(client, show))
+
+
+async def _look(braze: SendsClient) -> QuotaStatus:
+    async with braze:
+        return await braze.quota()
+
+
+async def _watch(braze: SendsClient, show: Callable[[Seen], None]) -> None:
+    async with braze:
+        while True:
+            try:
+                seen: Seen = await braze.quota()
+            except StoreError as error:
+                seen = error  # it may come back
+            show(seen)
+            await asyncio.sleep(REFRESH)
+
+
+# --- where it is shown ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _screen(as_json: bool, forgetful: bool) -> Iterator[Callable[[Seen], None]]:
+    """To show again and again: in one place on a terminal, else one after the other."""
+    console = Console(highlight=False)
+    if as_json or not console.file.isatty() or console.is_dumb_terminal:
+        yield _pages(as_json, forgetful)
+        return
+    pens = glyphs(console.encoding)
+    lines: list[Text] = []
+    with Live(console=console, auto_refresh=False) as live:
+
+        def redraw(seen: Seen) -> None:
+            nonlocal lines
+            now = datetime.now(UTC)
+            at = f"{now.astimezone():%H:%M:%S}"
+            if isinstance(seen, StoreError):
+                foot = Text(f"{at} error: {printable(error_line(seen))}", "red")
+            else:
+                foot = Text(f"{at}, Ctrl-C ends it", "dim")
+                lines = describe(seen, now, pens, forgetful=forgetful)
+            live.update(Group(*lines, Text(), foot), refresh=True)
+
+        yield redraw
+
+
+def _pages(as_json: bool, forgetful: bool) -> Callable[[Seen], None]:
+    """To show one after the other, with an empty line between; or each as a line of JSON."""
+    console = Console(highlight=False)
+    pens = glyphs(console.encoding)
+    between: list[Text] = []
+
+    def show(seen: Seen) -> None:
+        nonlocal between
+        if as_json:
+            print_json(_object(seen))
+        elif isinstance(seen, StoreError):
+            note(f"error: {error_line(seen)}")
+        else:
+            lines = describe(seen, datetime.now(UTC), pens, forgetful=forgetful)
+            console.print(*between, *lines, sep="\n", soft_wrap=True)
+            between = [Text()]
+
+    return show
+
+
+def _object(seen: Seen) -> dict[str, Any]:
+    if isinstance(seen, StoreError):
+        return error_object(seen)
+    return {
+        "known": seen.known,
+        "limit": seen.limit,
+        "remaining": seen.remaining,
+        "in_flight": seen.in_flight,
+        "unconfirmed": seen.unconfirmed,
+        "resets_at": seen.resets_at and seen.resets_at.isoformat(),
+        "used": seen.used,
+        "creations": [
+            {"campaign_id": one.campaign_id, "hour": one.hour.isoformat(), "count": one.count}
+            for one in seen.creations
+        ],
+    }
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Glyphs:
+    """What the charts are drawn with.
+
+    Attributes:
+        heights: from low to high.
+        bar: a campaign's.
+        axis: a labelled place and the line, for hours that have begun and for those to come.
+        rest: stands for the rest of a name.
+    """
+
+    heights: str = "▁▂▃▄▅▆▇█"
+    bar: str = "▆"
+    axis: tuple[str, str] = ("┯━", "┬─")
+    rest: str = "…"
+
+
+ASCII: Final = Glyphs(heights=".:-=+*%#", bar="#", axis=("+=", "+-"), rest="...")
+
+
+def glyphs(encoding: str) -> Glyphs:
+    """The nicest that an encoding can carry."""
+    nicest = Glyphs()
+    try:
+        repr(nicest).encode(encoding)
+    except UnicodeEncodeError:
+        return ASCII
+    return nicest
+
+
+def describe(status: QuotaStatus, now: datetime, pens: Glyphs, *, forgetful: bool) -> list[Text]:
+    """Lines that show a status; ``forgetful`` is a store that lasts no longer than the command."""
+    lines: list[Text] = []
+    if not status.known:
+        lines += map(Text, [_UNKNOWN, *_FORGETFUL * forgetful, ""])
+    rows = _rows(status, now)
+    lines += [Text.assemble(f"{label:<14}", (value, style)) for label, value, style in rows]
+    if status.creations:
+        lines += [Text(), *_by_hour(status, now, pens), Text(), *_by_campaign(status, pens)]
+    for line in lines:
+        line.no_wrap, line.overflow = True, "crop"
+    return lines
+
+
+def _rows(status: QuotaStatus, now: datetime) -> Iterator[tuple[str, str, str]]:
+    """Label, value and style."""
+    assumed = "" if status.known else " (assumed)"
+    plenty = "green" if 5 * status.remaining > status.limit else "yellow"
+    yield "Limit", f"{status.limit}{assumed}", ""
+    yield "Used", f"{status.used}" if status.known else "unknown", ""
+    yield "In flight", f"{status.in_flight}", ""
+    yield "Unconfirmed", f"{status.unconfirmed}", "yellow" if status.unconfirmed else ""
+    yield "Remaining", f"{status.remaining}{assumed}", plenty if status.remaining else "bold red"
+    if status.resets_at is None:
+        yield "Resets", "unknown", ""
+    else:
+        left = span((status.resets_at - now).total_seconds())
+        yield "Resets", f"{moment(status.resets_at)}, in {left}", ""
+    if status.creations:
+        hours = _hours(status)
+        most = max(hours.values())
+        yield "Created", f"{hours.total()} through this store, at most {most} in an hour", ""
+
+
+def _by_hour(status: QuotaStatus, now: datetime, pens: Glyphs) -> list[Text]:
+    """A day up to the reset, or up to now if that is not known: bars, an axis and its labels."""
+    counts = _hours(status)
+    now_in = math.floor(now.timestamp() / 3600)
+    resets_at = status.resets_at
+    end = now_in + 1 if resets_at is None else math.ceil(resets_at.timestamp() / 3600)
+    first = min(end - DAY, *counts)
+    hours = range(first, min(end, first + DAY + 1))
+    most = max(counts.values())
+    heights = " " + pens.heights
+    bars = "".join(WIDE * heights[_part(counts[h], most, len(pens.heights))] for h in hours)
+    axis = ["", ""]  # what has begun, what has not
+    labels = ""
+    for n, hour in enumerate([*hours, hours.stop]):
+        place, line = tuple(pens.axis[hour > now_in])
+        labelled = n % LABELLED == 0
+        columns = WIDE if hour in hours else 1
+        axis[hour > now_in] += (place if labelled else line) + line * (columns - 1)
+        if labelled:
+            local = datetime.fromtimestamp(hour * 3600, UTC).astimezone()
+            labels += f"{local:%H:%M}".ljust(LABELLED * WIDE)
+    return [
+        Text(bars.rstrip(), "cyan"),
+        Text.assemble(axis[0], (axis[1], "dim")),
+        Text(labels.rstrip(), "dim"),
+    ]
+
+
+def _by_campaign(status: QuotaStatus, pens: Glyphs) -> list[Text]:
+    """The campaigns with the most creations, and what is left of them."""
+    counts: Counter[str] = Counter()
+    for one in status.creations:
+        counts[one.campaign_id] += one.count
+    others = counts.pop("", 0)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rows = [(_name(campaign, pens), count) for campaign, count in ranked]
+    what = "others"
+    if len(rows) > MOST_ROWS - bool(others):
+        what = what if others else f"{len(rows) - MOST_ROWS + 1} others"
+        others += sum(count for _, count in rows[MOST_ROWS - 1 :])
+        rows = rows[: MOST_ROWS - 1]
+    wide = max((len(name) for name, _ in rows), default=0)
+    most = max((count for _, count in rows), default=0)
+    digits = len(f"{max(most, others)}")
+    lines = []
+    for name, count in rows:
+        bar = pens.bar * _part(count, most, BAR)
+        lines.append(Text.assemble(f"{count:>{digits}}  {name:<{wide}}  ", (bar, "cyan")))
+    if others:
+        lines.append(Text.assemble(f"{others:>{digits}}  ", (what, "dim")))
+    return lines
+
+
+def _part(count: int, most: int, steps: int) -> int:
+    """As many of the steps as ``count`` is of ``most``; more than nothing is one at least."""
+    return -(-count * steps // most)
+
+
+def _hours(status: QuotaStatus) -> Counter[int]:
+    """What was created in each hour since the epoch."""
+    counts: Counter[int] = Counter()
+    for one in status.creations:
+        counts[math.floor(one.hour.timestamp() / 3600)] += one.count
+    return counts
+
+
+def _name(campaign: str, pens: Glyphs) -> str:
+    """A campaign as it can be shown, in the width that there is."""
+    name = printable(campaign)
+    if pens is ASCII:
+        name = name.encode("ascii", "replace").decode()
+    return name if len(name) <= NAME else name[: NAME - len(pens.rest)] + pens.rest

@@ -1,0 +1,579 @@
+"""``braze-sends batch``, run in this process against an emulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from braze_sends.testing import FakeBraze, Fault
+from tests.cli.conftest import KEY, Run
+
+Batch = Callable[..., Any]
+
+
+@pytest.fixture
+def batch(run: Run, fake: FakeBraze, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Batch:
+    """Run a batch over rows in a folder of its own, where it leaves ``out.jsonl``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("braze_sends.retry._backoff", lambda state: 0.0)
+    fake.daily_limit = 100
+
+    def batch(rows: str | bytes, *args: str, **options: Any) -> Any:
+        Path("rows").write_bytes(rows.encode() if isinstance(rows, str) else rows)
+        return run("batch", "rows", "--output", "out.jsonl", *args, **options)
+
+    return batch
+
+
+def csv(*names: object) -> str:
+    return "campaign_id,send_id\n" + "".join(f"c,s{name}\n" for name in names)
+
+
+def lines(path: str = "out.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def told(*keys: str) -> list[tuple[Any, ...]]:
+    return [tuple(line[key] for key in keys) for line in lines()]
+
+
+SQLITE = ("--store", "sqlite:///quota.db")
+
+
+# --- lines ---------------------------------------------------------------------------------------
+
+
+def test_a_line_for_each_row_in_their_order(batch: Batch, fake: FakeBraze) -> None:
+    """With what was asked for, what became of it, Braze's request ID and the time."""
+    result = batch(csv(1, 2, 3))
+
+    assert (0, "", "3 rows: 3 created") == (
+        result.exit_code,
+        result.stdout,
+        result.stderr.splitlines()[-1],
+    )
+    assert ["campaign_id", "send_id", "status", "error", "request_id", "at"] == list(lines()[0])
+    assert [("c", f"s{n}", "created", None) for n in (1, 2, 3)] == told(
+        "campaign_id", "send_id", "status", "error"
+    )
+    assert [("c", "s1"), ("c", "s2"), ("c", "s3")] == fake.created
+    assert all(line["request_id"] and line["at"].endswith("+00:00") for line in lines())
+
+
+def test_without_output_lines_go_to_standard_output(run: Run, batch: Batch) -> None:
+    """So that they can be piped."""
+    Path("rows").write_text(csv(1, 2))
+    result = run("batch", "rows")
+
+    assert ["s1", "s2"] == [json.loads(line)["send_id"] for line in result.stdout.splitlines()]
+    assert result.stderr.endswith("2 rows: 2 created\n")
+
+
+def test_rows_from_standard_input(run: Run, batch: Batch, fake: FakeBraze) -> None:
+    """``-``, here as JSON Lines."""
+    rows = "".join(f'{{"campaign_id": "c", "send_id": "s{n}"}}\n' for n in range(3))
+    result = run("batch", "-", input=rows)
+
+    assert 0 == result.exit_code
+    assert [("c", "s0"), ("c", "s1"), ("c", "s2")] == fake.created
+
+
+def test_a_pair_is_sent_once_and_has_one_line(batch: Batch, fake: FakeBraze) -> None:
+    """However often it stands in the file."""
+    result = batch(csv(1, 2, 1, 1))
+
+    assert [("s1",), ("s2",)] == told("send_id")
+    assert 2 == len(fake.requests)
+    assert result.stderr.endswith("2 rows: 2 created, 2 repeated, and sent once\n")
+
+
+def test_a_queued_send_is_told_as_such(batch: Batch, fake: FakeBraze) -> None:
+    """Braze took it and will create it later."""
+    fake.script(Fault(status=202))
+
+    assert 0 == batch(csv(1)).exit_code
+    assert [("queued", None)] == told("status", "error")
+
+
+def test_several_at_a_time(batch: Batch, fake: FakeBraze) -> None:
+    """``--concurrency``."""
+    fake.latency = 0.02
+    assert 0 == batch(csv(*range(20)), "--concurrency", "5").exit_code
+    assert 5 == fake.peak_in_flight
+    assert {f"s{n}" for n in range(20)} == {send_id for (send_id,) in told("send_id")}
+
+
+# --- going on ------------------------------------------------------------------------------------
+
+
+def test_run_again_it_does_nothing(batch: Batch, fake: FakeBraze) -> None:
+    """What has a line is done, without a store too."""
+    batch(csv(1, 2))
+    before = Path("out.jsonl").read_bytes()
+    result = batch(csv(1, 2))
+
+    assert (0, "2 rows: 2 done before\n") == (result.exit_code, result.stderr)
+    assert before == Path("out.jsonl").read_bytes()
+    assert 2 == len(fake.requests)
+
+
+def test_without_a_store_it_goes_on_from_the_output(batch: Batch, fake: FakeBraze) -> None:
+    """Rows that are new, or had no line, are sent."""
+    batch(csv(1, 2))
+    result = batch(csv(0, 1, 2, 3))
+
+    assert result.stderr.endswith("4 rows: 2 created, 2 done before\n")
+    assert ["s1", "s2", "s0", "s3"] == [send_id for (send_id,) in told("send_id")]
+    assert 4 == len(fake.created)
+
+
+def test_with_a_store_the_output_may_be_lost(batch: Batch, fake: FakeBraze) -> None:
+    """What the store remembers costs nothing, and has its lines again."""
+    batch(csv(1, 2), *SQLITE)
+    Path("out.jsonl").unlink()
+    result = batch(csv(1, 2, 3), *SQLITE)
+
+    assert result.stderr.endswith("3 rows: 1 created, 2 reused\n")
+    assert [("s1", "reused"), ("s2", "reused"), ("s3", "created")] == told("send_id", "status")
+    assert 3 == len(fake.requests)
+
+
+def test_a_line_cut_short_is_asked_for_again(batch: Batch, fake: FakeBraze) -> None:
+    """As a machine that crashed while it was written leaves it."""
+    batch(csv(1, 2), *SQLITE)
+    whole = Path("out.jsonl").read_bytes()
+    Path("out.jsonl").write_bytes(whole[:-30])
+    result = batch(csv(1, 2), *SQLITE)
+
+    assert "was cut short" in result.stderr
+    assert [("s1", "created"), ("s2", "reused")] == told("send_id", "status")
+    assert 2 == len(fake.requests)
+
+
+def test_when_the_quota_ends_it_says_when_to_come_back(batch: Batch, fake: FakeBraze) -> None:
+    """Exit code 75; what is left has no line, and no request was made for it."""
+    fake.daily_limit = 3
+    result = batch(csv(*range(9)), *SQLITE)
+    last = result.stderr.splitlines()[-1]
+
+    assert 75 == result.exit_code
+    assert last.startswith("6 left; come back ")
+    assert last.endswith(": the same command goes on from here")
+    assert 3 == len(lines()) == len(fake.requests)
+
+
+def test_and_goes_on_in_the_next_window(batch: Batch, fake: FakeBraze) -> None:
+    """The same command does the rest."""
+    fake.daily_limit = 3
+    codes = []
+    for _ in range(3):
+        codes.append(batch(csv(*range(8)), *SQLITE).exit_code)
+        fake.end_window()
+        Path("quota.db").unlink()  # its clock did not jump with the emulator's
+    assert [75, 75, 0] == codes
+    assert [f"s{n}" for n in range(8)] == [send_id for (send_id,) in told("send_id")]
+    assert (8, 8) == (len(fake.created), len(fake.requests))
+
+
+def test_a_limit_of_ones_own(batch: Batch, fake: FakeBraze) -> None:
+    """``--limit-per-day`` holds over runs, with a store."""
+    options = ("--limit-per-day", "2", *SQLITE)
+
+    assert [75, 75] == [batch(csv(*range(5)), *options).exit_code for _ in range(2)]
+    assert 2 == len(fake.requests)
+
+
+def test_headroom_is_left(batch: Batch, fake: FakeBraze) -> None:
+    """``--headroom`` slots stay for others."""
+    fake.daily_limit = 5
+
+    assert 75 == batch(csv(*range(9)), "--headroom", "2").exit_code
+    assert (3, 2) == (len(fake.created), fake.remaining)
+
+
+def test_the_summary_as_json(batch: Batch, fake: FakeBraze) -> None:
+    """One object on standard output, for scripts."""
+    fake.daily_limit = 3
+    fake.script(None, Fault(status=400))
+    result = batch(csv(1, 2, 2, 3, 4, 5), "--json", "--quiet")
+    summary = json.loads(result.stdout)
+
+    assert summary.pop("resets_at").endswith("+00:00")
+    assert 0 < summary.pop("retry_after") <= 86401
+    assert {
+        "rows": 5,
+        "bad": 0,
+        "repeated": 1,
+        "before": 0,
+        "failed_before": 0,
+        "created": 3,
+        "reused": 0,
+        "queued": 0,
+        "failed": 1,
+        "unknown": 0,
+        "left": 1,
+        "error": None,
+    } == summary
+    assert 75 == result.exit_code
+
+
+# --- failures ------------------------------------------------------------------------------------
+
+
+def test_a_row_that_braze_refuses_fails_alone(batch: Batch, fake: FakeBraze) -> None:
+    """Its line says why; the others go on; the exit code is 3, also when it is run again."""
+    fake.script(None, Fault(status=400))
+    result = batch(csv(1, 2, 3))
+
+    assert 3 == result.exit_code
+    assert "failed: c, s2: 400: " in result.stderr
+    assert result.stderr.endswith("3 rows: 2 created, 1 failed\n")
+    assert ["created", "failed", "created"] == [status for (status,) in told("status")]
+    assert lines()[1]["error"].startswith("BadRequestError: 400: ")
+    assert lines()[1]["request_id"]
+
+    again = batch(csv(1, 2, 3))
+    assert (3, "3 rows: 2 done before, 1 failed before\n") == (again.exit_code, again.stderr)
+    assert 3 == len(fake.requests)
+
+
+def test_a_row_without_an_answer_has_no_line_and_is_asked_for_again(
+    batch: Batch, fake: FakeBraze
+) -> None:
+    """Nobody knows what became of it, so nothing is decided."""
+    fake.script(None, *[Fault(status=503)] * 3)
+    first = batch(csv(1, 2, 3), *SQLITE)
+
+    assert 3 == first.exit_code
+    assert "no answer: c, s2: 503: " in first.stderr
+    assert first.stderr.splitlines()[-2:] == [
+        "3 rows: 2 created, 1 without an answer",
+        "1 left: the same command goes on from here",
+    ]
+    assert [("s1",), ("s3",)] == told("send_id")
+    assert 0 == batch(csv(1, 2, 3), *SQLITE).exit_code
+    assert [("s1",), ("s3",), ("s2",)] == told("send_id")
+    assert 3 == len(fake.created)
+
+
+def test_a_refused_key_ends_it(batch: Batch, fake: FakeBraze) -> None:
+    """It would be refused for every row."""
+    result = batch(csv(1, 2, 3), env={"BRAZE_API_KEY": "another-s3cr3t"})
+
+    assert (1, 1, []) == (result.exit_code, len(fake.requests), lines())
+    assert "error: 401: Invalid API key: ***" in result.stderr
+    assert "another-s3cr3t" not in result.output
+
+
+def test_a_store_that_cannot_be_used_ends_it(batch: Batch, fake: FakeBraze) -> None:
+    """Nothing is sent without it."""
+    result = batch(csv(1, 2), "--store", "sqlite:///no-such-folder/quota.db")
+
+    assert (1, []) == (result.exit_code, fake.requests)
+    assert "error: no-such-folder/quota.db: " in result.stderr
+
+
+def test_a_dead_line_ends_it(batch: Batch, fake: FakeBraze) -> None:
+    """After five rows without an answer the rest is not tried."""
+    fake.fault_for = lambda request: Fault(drop="before")
+    result = batch(csv(*range(50)))
+
+    assert 1 == result.exit_code
+    assert 5 == result.stderr.count("no answer: ")
+    assert "50 left: the same command goes on from here" in result.stderr
+    assert 15 == len(fake.requests)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no /dev/full")
+def test_a_line_that_cannot_be_written_is_told_on_stderr(
+    run: Run, batch: Batch, fake: FakeBraze
+) -> None:
+    """A full disk loses no ID, and nothing more is sent."""
+    Path("rows").write_text(csv(1, 2, 3))
+    full = run("batch", "rows", "--output", "/dev/full", *SQLITE)
+    told_line = full.stderr.partition("not written: ")[2].splitlines()[0]
+
+    assert 1 == full.exit_code
+    assert ("s1", "created") == (json.loads(told_line)["send_id"], json.loads(told_line)["status"])
+    assert "error: /dev/full cannot be written: No space left on device\n" in full.stderr
+    assert 1 == len(fake.requests)
+    assert 0 == batch(csv(1, 2, 3), *SQLITE).exit_code
+    assert ["reused", "created", "created"] == [status for (status,) in told("status")]
+
+
+@pytest.mark.parametrize("output", ["no-such-folder/out.jsonl", ".", "rows"])
+def test_an_output_that_cannot_be_used(
+    run: Run, batch: Batch, fake: FakeBraze, output: str
+) -> None:
+    """Exit code 1 before anything is sent; a file that is something else stays as it was."""
+    Path("rows").write_text(csv(1))
+    result = run("batch", "rows", "--output", output)
+
+    assert (1, []) == (result.exit_code, fake.requests)
+    assert result.stderr.startswith(f"error: {output}")
+    assert 1 == result.stderr.count("\n")
+    assert csv(1) == Path("rows").read_text()
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        b"\xef\xbb\xbfcampaign_id,send_id\nc,s1\n",
+        b"campaign_id,send_id\r\nc,s1\r\n",
+        b'title;Send_ID;Campaign_ID\r\n"a; b";s1;c',
+        b'{"send_id": "s1", "campaign_id": "c", "title": "x"}',
+    ],
+)
+def test_files_as_people_have_them(batch: Batch, fake: FakeBraze, rows: bytes) -> None:
+    """BOM, CRLF, other columns, other delimiters, JSON Lines."""
+    assert 0 == batch(rows).exit_code
+    assert [("c", "s1")] == fake.created
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (b"campaign_id,name\nc,s1\n", "rows lacks send_id in its header: campaign_id, name"),
+        (b"", "rows is empty"),
+        ("campaign_id,send_id\nc,s1\n".encode("utf-16"), "save it as UTF-8"),
+        (b'campaign_id,send_id\nc,"s1\nc,s2\n', "the quote that opens in line 2 is not closed"),
+    ],
+)
+def test_files_that_cannot_be_used(
+    batch: Batch, fake: FakeBraze, rows: bytes, problem: str
+) -> None:
+    """Exit code 2, and a line that says why; nothing is sent, ``--skip-bad`` or not."""
+    result = batch(rows, "--skip-bad")
+
+    assert (2, []) == (result.exit_code, fake.requests)
+    assert problem in result.stderr
+    assert not Path("out.jsonl").exists()
+
+
+BAD = b"campaign_id,send_id\nc,s1\nc,\xfc\nc,s2\n,s3\nc," + b"x" * 10_000_000 + b"\nc,s4\n"
+
+
+def test_every_bad_row_is_told_before_anything_is_sent(batch: Batch, fake: FakeBraze) -> None:
+    """With its line number; exit code 2."""
+    result = batch(BAD)
+
+    assert (2, []) == (result.exit_code, fake.requests)
+    assert [
+        "line 3: it is not UTF-8: it has the byte 0xFC",
+        "line 5: campaign_id must not be empty",
+        "line 6: it is over 1048576 bytes long",
+        "error: 3 bad rows; nothing was sent. Mend them, or pass --skip-bad",
+    ] == result.stderr.splitlines()
+
+
+def test_bad_rows_as_json(batch: Batch) -> None:
+    """In the error's object."""
+    result = batch(BAD, "--json")
+    error = json.loads(result.stdout)
+
+    assert (2, "") == (result.exit_code, result.stderr)
+    assert [3, 5, 6] == [row["line"] for row in error["bad_rows"]]
+    assert "ConfigurationError" == error["error"]
+
+
+def test_skip_bad_goes_on_without_them(batch: Batch, fake: FakeBraze) -> None:
+    """They are told all the same, and the exit code is 3."""
+    result = batch(BAD, "--skip-bad")
+
+    assert 3 == result.exit_code
+    assert [("c", "s1"), ("c", "s2"), ("c", "s4")] == fake.created
+    assert 3 == result.stderr.count("line ")
+    assert result.stderr.endswith("3 rows: 3 created, 3 bad, and skipped\n")
+
+
+def test_a_file_without_rows(batch: Batch, fake: FakeBraze) -> None:
+    """Nothing to do, and all of it done."""
+    result = batch(csv())
+
+    assert (0, "0 rows: nothing to do\n", []) == (result.exit_code, result.stderr, fake.requests)
+
+
+def test_a_file_that_is_not_there(run: Run) -> None:
+    """Wrong usage."""
+    result = run("batch", "no-such-file.csv")
+
+    assert 2 == result.exit_code
+    assert "error: no-such-file.csv cannot be read: No such file or directory\n" == result.stderr
+
+
+def test_a_key_and_rows_from_one_input(run: Run) -> None:
+    """Both cannot be."""
+    result = run("batch", "-", "--api-key-file", "-", input=f"{KEY}\n")
+
+    assert 2 == result.exit_code
+    assert "cannot both be standard input" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "option", [("--concurrency", "0"), ("--headroom", "-1"), ("--limit-per-day", "-1")]
+)
+def test_numbers_that_cannot_be_meant(batch: Batch, option: tuple[str, str]) -> None:
+    """Exit code 2."""
+    assert 2 == batch(csv(1), *option).exit_code
+
+
+# --- what is said --------------------------------------------------------------------------------
+
+
+def test_piped_it_says_plain_lines(batch: Batch) -> None:
+    """One for each tenth, with what is left."""
+    result = batch(csv(*range(20)), env={"FORCE_COLOR": "1"})
+
+    assert "\x1b" not in result.stderr
+    assert [
+        *(f"{n} of 20 rows, {100 - n} of 100 left" for n in range(2, 21, 2)),
+        "20 rows: 20 created",
+    ] == result.stderr.splitlines()
+
+
+def test_quiet_it_says_what_went_wrong(batch: Batch, fake: FakeBraze) -> None:
+    """And nothing else."""
+    assert "" == batch(csv(1, 2), "--quiet").output
+    fake.script(Fault(status=400))
+    assert "failed: c, s3" in batch(csv(3), "--quiet").stderr
+
+
+def test_control_characters_do_not_reach_the_terminal(batch: Batch, fake: FakeBraze) -> None:
+    """Nor does the text of an error steer the terminal."""
+    fake.script(Fault(status=400, body=json.dumps({"message": "no\x1b[2J"})))
+
+    assert "\x1b" not in batch(csv(1)).stderr
+
+
+# --- --dry-run -----------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_the_cost(batch: Batch, fake: FakeBraze) -> None:
+    """Against what is left; nothing is sent or written."""
+    fake.daily_limit = 10
+    batch(csv(*range(4)), *SQLITE)
+    Path("out.jsonl").write_text(Path("out.jsonl").read_text().splitlines(keepends=True)[0])
+    before = Path("out.jsonl").read_bytes()
+    result = batch(csv(*range(25), 1), "--dry-run", *SQLITE)
+
+    assert 0 == result.exit_code
+    shown = dict(line.split(None, 1) for line in result.stdout.replace(" b", "_b").splitlines())
+    assert ("25", "1") == (shown["Rows"], shown["Repeated"])
+    assert "3" == shown["Remembered"]
+    assert "Done before   1\n" in result.stdout
+    assert "To create     21\n" in result.stdout
+    assert "Quota left    6 of 10, resets " in result.stdout
+    assert "Days needed   3\n" in result.stdout
+    assert (4, before) == (len(fake.requests), Path("out.jsonl").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "days"),
+    [
+        (0, (), 0),
+        (100, (), 1),
+        (101, (), 2),
+        (340, (), 4),
+        (340, ("--headroom", "20"), 5),
+        (340, ("--headroom", "100"), None),
+        (340, ("--limit-per-day", "10"), 34),
+    ],
+)
+def test_the_cost_in_days(
+    run: Run, batch: Batch, fake: FakeBraze, rows: int, options: tuple[str, ...], days: int | None
+) -> None:
+    """By what is left today, and a limit a day."""
+    Path("rows").write_text(csv(*range(rows)))
+    result = run("batch", "rows", "--output", "new.jsonl", "--dry-run", "--json", *options)
+    cost = json.loads(result.stdout)
+
+    assert days == cost["days"]
+    assert (rows, False, []) == (cost["to_create"], cost["known"], fake.requests)
+    assert not Path("new.jsonl").exists()
+    assert run("batch", "rows", "--dry-run", *options).stdout.endswith(
+        "Days needed   never: all of it is headroom\n" if days is None else f" {days}\n"
+    )
+
+
+# --- Ctrl-C --------------------------------------------------------------------------------------
+
+
+def interrupt(times: int) -> None:
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)  # else two are one
+
+
+def test_ctrl_c_lets_what_is_under_way_end(batch: Batch, fake: FakeBraze) -> None:
+    """Its line is written; what waited behind it is called off; a rerun does the rest."""
+    fake.daily_limit, fake.latency = 2, 0.1
+    fake.fault_for = lambda request: interrupt(1) if len(fake.requests) == 2 else None
+    result = batch(csv(*range(5)), "--concurrency", "3", *SQLITE)
+
+    assert 130 == result.exit_code
+    assert "stopping: what is under way may end; Ctrl-C once more ends it at once" in result.stderr
+    assert result.stderr.endswith("5 rows: 2 created\n3 left: the same command goes on from here\n")
+    assert 2 == len(fake.created) == len(lines())
+
+
+def test_ctrl_c_after_the_last_request_changes_nothing(batch: Batch, fake: FakeBraze) -> None:
+    """All is done, so the exit code says so."""
+    fake.fault_for = lambda request: interrupt(1)
+
+    assert 0 == batch(csv(1)).exit_code
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_ctrl_c_twice_ends_it_at_once(
+    batch: Batch, fake: FakeBraze, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    """On a terminal the cursor is shown again."""
+    exits: list[int] = []
+    shown: list[bytes] = []
+    monkeypatch.setattr("os._exit", exits.append)
+    monkeypatch.setattr("os.write", lambda number, data: shown.append(data))
+    if terminal:
+        monkeypatch.setattr("braze_sends.cli.batch._on_a_terminal", lambda: True)
+    fake.fault_for = lambda request: interrupt(2)
+    batch(csv(1))
+
+    assert ([130], [b"\x1b[?25h\n"] * terminal) == (exits, shown)
+
+
+def test_sigterm_twice_is_as_good_as_once(batch: Batch, fake: FakeBraze) -> None:
+    """Only Ctrl-C is impatient."""
+
+    def terminate(request: object) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+
+    fake.fault_for = terminate
+    result = batch(csv(1, 2))
+
+    assert (130, 1) == (result.exit_code, len(fake.requests))
+    assert 1 == result.stderr.count("stopping: ")
+
+
+def test_when_nothing_says_when_to_come_back(
+    batch: Batch, fake: FakeBraze, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 429 without a word of the time: later; and the exit code is 75 all the same."""
+    monkeypatch.setattr("braze_sends.quota.bucket.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("braze_sends.quota.bucket.RESET_MARGIN", 0.01)
+    fake.script(*[Fault(status=429, headers="missing")] * 3)
+    result = batch(csv(1))
+
+    assert 75 == result.exit_code
+    assert "1 left; come back later: the same command goes on from here\n" in result.stderr

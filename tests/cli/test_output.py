@@ -1,0 +1,673 @@
+"""The output of a batch: its lines, what a kill or a crash leaves of them, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from braze_sends import BrazeSendsError, CreateSendId
+from braze_sends.cli.output import ROOM, Output, OutputError, Status
+
+A, B, C = (CreateSendId("campaign", name) for name in "abc")
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def line(request: CreateSendId = A, status: str = "created", error: str | None = None) -> bytes:
+    """A result line as it should be."""
+    fields = {
+        "campaign_id": request.campaign_id,
+        "send_id": request.send_id,
+        "status": status,
+        "error": error,
+        "request_id": None,
+        "at": "2026-11-22T12:00:00.000+00:00",
+    }
+    return f"{json.dumps(fields)}\n".encode()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the output is to be."""
+    return tmp_path / "out.jsonl"
+
+
+def write(output: Output, request: CreateSendId = A, status: Status = "created") -> None:
+    """Write a line."""
+    output.write(request, status, at=NOON)
+
+
+def refusal(path: Path | str) -> str:
+    """Why a path cannot be the output, after its name."""
+    with pytest.raises(OutputError) as caught:
+        Output(str(path)).close()
+    assert (None, False) == (caught.value.line, caught.value.quota_spent)
+    return str(caught.value).removeprefix(f"{path} ")
+
+
+# --- lines ---------------------------------------------------------------------------------------
+
+
+def test_a_line_for_each_row(path: Path) -> None:
+    """A line has all that is known of a row, and times are UTC."""
+    with Output(str(path)) as output:
+        at = datetime(2026, 11, 22, 13, 0, 0, 123456, tzinfo=timezone(timedelta(hours=1)))
+        output.write(A, "created", send_id="a", request_id="r-1", at=at)
+        output.write(B, "failed", error="400: no \U0001f600\n", at=NOON)
+        output.write(C, "reused", at=NOON)
+
+    assert [
+        '{"campaign_id": "campaign", "send_id": "a", "status": "created", "error": null, '
+        '"request_id": "r-1", "at": "2026-11-22T12:00:00.123+00:00"}',
+        '{"campaign_id": "campaign", "send_id": "b", "status": "failed", '
+        '"error": "400: no \\ud83d\\ude00\\n", "request_id": null, '
+        '"at": "2026-11-22T12:00:00.000+00:00"}',
+        '{"campaign_id": "campaign", "send_id": "c", "status": "reused", "error": null, '
+        '"request_id": null, "at": "2026-11-22T12:00:00.000+00:00"}',
+    ] == path.read_text("ascii").splitlines()
+
+
+def test_a_rerun_knows_the_lines(path: Path) -> None:
+    """Pairs that have a line are known, in the same run and in the next, which appends."""
+    with Output(str(path)) as output:
+        write(output, A, "failed")
+        assert [True, False] == [output.knows(A), output.knows(B)]
+    with Output(str(path)) as output:
+        write(output, B, "queued")
+        assert [True, True, False] == [output.knows(A), output.knows(B), output.knows(C)]
+        assert not output.torn
+
+    assert line(A, "failed") + line(B, "queued") == path.read_bytes()
+
+
+def test_a_send_that_braze_names_otherwise(path: Path) -> None:
+    """Its line has the pair of the row, by which a rerun finds it, and the other name in words."""
+    with Output(str(path)) as output:
+        assert "failed" == output.write(A, "created", send_id="other", at=NOON)
+        assert "created" == output.write(B, "created", send_id="b", at=NOON)
+    told = "Braze has created it under another send ID: other"
+
+    assert line(A, "failed", told) + line(B) == path.read_bytes()
+    with Output(str(path)) as output:
+        assert output.knows(A)
+
+
+def test_text_from_the_network_is_cut(path: Path) -> None:
+    """However long an error is, its line is one that a rerun can read."""
+    with Output(str(path)) as output:
+        text = "\U0001f600" * 1_000_000
+        output.write(A, "failed", error=text, request_id=text, at=NOON)
+
+    assert path.stat().st_size < 30_000
+    told = json.loads(path.read_bytes())
+    assert (text[:1000], text[:1000]) == (told["error"], told["request_id"])
+    with Output(str(path)) as output:
+        assert output.knows(A)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"), [(CreateSendId("c"), "created"), (A, "unheard of"), (A, None)]
+)
+def test_no_line_that_could_not_be_read(path: Path, request_: CreateSendId, status: Any) -> None:
+    """A mistake in the program does not make the file useless."""
+    with Output(str(path)) as output, pytest.raises(ValueError, match=r"^no rerun could read"):
+        output.write(request_, status, at=NOON)
+
+    assert b"" == path.read_bytes()
+
+
+def test_error_is_one_of_the_package_and_pickles() -> None:
+    """An ``OutputError`` is told like any other error; the line crosses processes."""
+    error: OutputError = pickle.loads(  # noqa: S301  # made just now
+        pickle.dumps(OutputError("full", line="{}"))
+    )
+
+    assert issubclass(OutputError, BrazeSendsError)
+    assert ("full", "{}", None) == (str(error), error.line, error.quota_spent)
+
+
+# --- what is there already -----------------------------------------------------------------------
+
+
+def test_every_torn_line_is_cut_off(path: Path) -> None:
+    """Wherever a line was cut short, it goes; a whole one without its line break stays."""
+    whole = line(B, "failed", 'a"b\\c/\u1234\n') + b""
+    for kept in (b"", line(A)):
+        for length in range(1, len(whole) + 1):
+            path.write_bytes(kept + whole[:length])
+            with Output(str(path)) as output:
+                assert (length < len(whole) - 1) is output.torn, whole[:length]
+                assert (bool(kept), not output.torn) == (output.knows(A), output.knows(B))
+                write(output, C)
+            rest = b"" if output.torn else whole
+            assert kept + rest + line(C) == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("tail", "torn"),
+    [(b"", False), (b"\n" * ROOM, False), (b"\r\n \n", False), (b"\0" * 999, True)],
+)
+@pytest.mark.parametrize(
+    "form", [line(A), line(A).replace(b'": ', b'":'), b"\xef\xbb\xbf" + line(A), b"\n" + line(A)]
+)
+def test_what_a_crash_leaves_is_tolerated(path: Path, form: bytes, tail: bytes, torn: bool) -> None:
+    """Blank lines stay, NULs at the end go; a line may have been formatted otherwise."""
+    path.write_bytes(form + tail)
+    with Output(str(path)) as output:
+        assert (torn, True) == (output.torn, output.knows(A))
+        write(output, B)
+
+    assert form + (b"" if torn else tail) + line(B) == path.read_bytes()
+
+
+@pytest.mark.parametrize("text", [line(B)[:-1], line(B)[:-9]])
+def test_nuls_after_a_line(path: Path, text: bytes) -> None:
+    """NULs after a line do not hide whether it is whole."""
+    path.write_bytes(line(A) + text + b"\0" * 99)
+    with Output(str(path)) as output:
+        assert (text != line(B)[:-1]) is output.torn is not output.knows(B)
+        write(output, C)
+
+    assert line(A) + (b"" if output.torn else line(B)) + line(C) == path.read_bytes()
+
+
+FOREIGN = {
+    "CSV": b"campaign_id,send_id\nc,s\n",
+    "CSV, not ended": b"campaign_id,send_id",
+    "input": b'{"campaign_id": "c", "send_id": "s"}\n',
+    "input, not ended": b'{"campaign_id": "c", "send_id": "s"}',
+    "another object": line(A).replace(b'"at"', b'"when"'),
+    "one key more": line(A).replace(b'"at"', b'"x": 1, "at"'),
+    "another status": line(A).replace(b'"created"', b'"begun"'),
+    "a list for a status": line(A).replace(b'"created"', b"[]"),
+    "an error that is no text": line(A).replace(b"null", b"7"),
+    "no time": line(A).replace(b"2026", b"yesterday"),
+    "no time zone": line(A).replace(b"+00:00", b""),
+    "a time that is no text": line(A).replace(b'"2026-11-22T12:00:00.000+00:00"', b"1"),
+    "no ID": line(A).replace(b'"a"', b'""'),
+    "null for an ID": line(A).replace(b'"a"', b"null"),
+    "whole, but no ID, not ended": line(A)[:-1].replace(b'"a"', b'""'),
+    "a list": b"[1]\n",
+    "a number": b"1\n",
+    "nested": b"[" * 100_000 + b"\n",
+    "a binary": b"\x7fELF\0\0\0",
+    "no UTF-8": b"\xff\n",
+    "UTF-16": line(A).decode().encode("utf-16-le"),
+    "NULs in a line": b"\0\n",
+    "blanks, not ended": b"  ",
+    "two in a line": line(A)[:-1] + line(B),
+    "torn, with a line break": line(A)[:-9] + b"\n",
+    "too long": b'{"campaign_id": "' + 1024 * 1024 * b"c",
+    "too long, but for blanks": line(A)[:-1] + 1024 * 1024 * b" " + b"x",
+    "too long, but for NULs": line(A)[:-1] + 1024 * 1024 * b"\0",
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN.keys())
+@pytest.mark.parametrize("before", [b"", line(B) + b"\n" + line(C)])
+def test_what_is_not_ours_is_left_alone(path: Path, before: bytes, content: bytes) -> None:
+    """A file with any other line is refused, with the line's number, and stays as it was."""
+    path.write_bytes(before + content)
+    number = before.count(b"\n") + 1
+
+    assert f"cannot be the output: its line {number} is no result of a batch" == refusal(path)
+    assert before + content == path.read_bytes()
+
+
+def test_file_of_nuls(path: Path) -> None:
+    """NULs and no line of ours are nothing that a crash of a batch would leave."""
+    path.write_bytes(b"\0" * 4096)
+
+    assert "cannot be the output: its line 1 is no result of a batch" == refusal(path)
+    assert b"\0" * 4096 == path.read_bytes()
+
+
+PIECES = [
+    line(A),
+    line(B, "failed", '\\"\u20ac'),
+    line(A)[:-1],
+    b"\n",
+    b"\0",
+    b" ",
+    b'{"',
+    b"x",
+    b"\\u",
+]
+
+
+@given(
+    st.binary()
+    | st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join)
+    | st.tuples(
+        st.sampled_from([line(A), line(B, "failed", '\\"\u20ac')]), st.integers(0, 180)
+    ).map(lambda drawn: drawn[0][: drawn[1]])
+)
+@example(b"")
+def test_any_content(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """A file is refused and unchanged; or its lines are all kept, and only what follows goes."""
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_bytes(content)
+    try:
+        output = Output(str(path))
+    except OutputError:
+        assert content == path.read_bytes()
+        return
+    with output:
+        write(output, C)
+    result = path.read_bytes()
+    lines = [json.loads(text) for text in result.splitlines() if text.strip()]
+
+    assert result.startswith(content[: content.rfind(b"\n") + 1])
+    assert result.endswith(line(C))
+    assert ["campaign"] * len(lines) == [told["campaign_id"] for told in lines]
+    if not output.torn:
+        assert result.startswith(content.rstrip(b"\0"))
+
+
+def test_many_lines_are_read_in_little_memory(path: Path) -> None:
+    """Of the lines of earlier runs only the digests are kept."""
+    count = 5_000
+    requests = [CreateSendId("c" * 250, f"s{n}") for n in range(count)]
+    path.write_bytes(b"".join(line(request) for request in requests))
+    tracemalloc.start()
+    with Output(str(path)) as output:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert all(map(output.knows, requests))
+    assert peak < 200 * count
+
+
+# --- opening -------------------------------------------------------------------------------------
+
+
+def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
+    """What is wrong is told with the path; nothing is made."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    no_folder = tmp_path / "no" / "folder"
+    before = sorted(tmp_path.iterdir())
+
+    told = f"cannot be written: there is no folder {no_folder}"
+    assert told == refusal(no_folder / "out")
+    assert "cannot be written: Is a directory" == refusal(tmp_path)
+    assert "cannot be written: Not a directory" == refusal(tmp_path / "file" / "out")
+    assert "cannot be written: Too many levels of symbolic links" == refusal(tmp_path / "loop")
+    assert "cannot be written: File name too long" == refusal(tmp_path / ("x" * 300))
+    assert "cannot be written: No such file or directory" == refusal("").strip()
+    assert before == sorted(tmp_path.iterdir())
+
+
+def test_folder_that_takes_no_files() -> None:
+    """A file that not even root can create is refused."""
+    assert refusal("/sys/out.jsonl").startswith("cannot be written: ")
+
+
+def test_links_are_followed(path: Path, tmp_path: Path) -> None:
+    """A symbolic link stays, and its target is written, also one that is not there yet."""
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    for request in (A, B):
+        with Output(str(link)) as output:
+            write(output, request)
+
+    assert link.is_symlink()
+    assert line(A) + line(B) == path.read_bytes()
+
+
+def test_umask_decides_who_can_read(path: Path) -> None:
+    """There are no secrets in the file."""
+    before = os.umask(0o027)
+    try:
+        Output(str(path)).close()
+    finally:
+        os.umask(before)
+
+    assert 0o640 == path.stat().st_mode & 0o777
+
+
+def test_two_at_once(path: Path) -> None:
+    """While one batch writes a file no other does; afterwards the next may."""
+    with Output(str(path)) as output:
+        write(output)
+        assert "is being written by another batch" == refusal(path)
+        write(output, B)
+    with Output(str(path)) as output:
+        assert output.knows(B)
+
+
+HOLDER = """
+import sys, time
+from braze_sends.cli.output import Output
+output = Output(sys.argv[1])
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_processes(path: Path) -> None:
+    """The lock holds between processes, and ends with its process, however that ends."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert "open\n" == holder.stdout.readline()
+        assert "is being written by another batch" == refusal(path)
+        holder.kill()
+        holder.wait()
+        Output(str(path)).close()
+
+
+def test_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no such locks, on Windows, it goes without."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with Output(str(path)) as output:
+        write(output)
+
+    assert line() == path.read_bytes()
+
+
+def test_without_folders(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a folder cannot be opened, on Windows, the file's name is left to the system."""
+    opened = os.open
+
+    def refuses_folders(name: str, *args: Any) -> int:
+        if os.path.isdir(name):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(name, *args)
+
+    monkeypatch.setattr(os, "open", refuses_folders)
+    with Output(str(path)) as output:
+        write(output)
+
+    assert line() == path.read_bytes()
+
+
+# --- special files -------------------------------------------------------------------------------
+
+
+def test_device_that_forgets() -> None:
+    """A device has no lines of earlier runs, takes what it is given, and needs no room."""
+    with Output("/dev/null") as output:
+        write(output)
+        assert output.knows(A)
+    with Output("/dev/null") as output:
+        assert not output.knows(A)
+
+
+def test_device_that_is_full() -> None:
+    """A device that takes nothing is an error at the first line, which is not lost."""
+    with Output("/dev/full") as output, pytest.raises(OutputError) as caught:
+        write(output)
+
+    assert "/dev/full cannot be written: No space left on device" == str(caught.value)
+    assert line() == f"{caught.value.line}\n".encode()
+    assert not output.knows(A)
+
+
+def test_named_pipe(path: Path) -> None:
+    """A named pipe gets the lines, and a reader that has gone is an error."""
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with Output(str(path)) as output:
+        write(output)
+        assert line() == os.read(reader, 4096)
+        os.close(reader)
+        with pytest.raises(OutputError, match=r"cannot be written: Broken pipe$") as caught:
+            write(output, B)
+
+    assert line(B) == f"{caught.value.line}\n".encode()
+
+
+@contextmanager
+def standard_output_to_a_pipe(patch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Make standard output a pipe; the end to read from."""
+    reader, writer = os.pipe()
+    with open(writer, "w") as stream:
+        patch.setattr(sys, "stdout", stream)
+        yield reader
+        patch.undo()
+
+
+def test_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines go to standard output at once, after what was there, and leave it open."""
+    with standard_output_to_a_pipe(monkeypatch) as reader:
+        print("first")  # noqa: T201  # left in the buffer
+        with Output(None) as output:
+            write(output)
+            assert b"first\n" + line() == os.read(reader, 4096)
+            assert output.knows(A)
+        assert not sys.stdout.closed
+        os.close(reader)
+
+
+def test_standard_output_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something put in place of standard output, as by tests, gets the lines too."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+    with Output(None) as output:
+        write(output)
+
+    assert isinstance(sys.stdout.buffer, io.BytesIO)
+    assert line() == sys.stdout.buffer.getvalue()
+
+
+def test_standard_output_whose_reader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed pipe is an error with the line, and nothing is left that fails once more."""
+    with standard_output_to_a_pipe(monkeypatch) as reader:
+        output = Output(None)
+        os.close(reader)
+        with pytest.raises(OutputError, match=r"^standard output cannot be written: Bro") as caught:
+            write(output)
+        sys.stdout.flush()
+
+    assert line() == f"{caught.value.line}\n".encode()
+
+
+def test_standard_output_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe that is full and was made non-blocking is waited for."""
+    with standard_output_to_a_pipe(monkeypatch) as reader:
+        os.set_blocking(sys.stdout.fileno(), False)
+        raw, filled = io.FileIO(sys.stdout.fileno(), "w", closefd=False), 0
+        while sent := raw.write(b"\n" * 65536):
+            filled += sent
+        emptying = threading.Timer(0.05, os.read, (reader, filled))
+        emptying.start()
+        write(Output(None))
+        emptying.join()
+        assert line() == os.read(reader, filled).lstrip(b"\n")
+        os.close(reader)
+
+
+def test_standard_output_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without standard output is told so before anything is sent."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OutputError, match=r"^standard output cannot be written: it is closed$"):
+        Output(None)
+
+
+# --- failures while writing ----------------------------------------------------------------------
+
+
+def fail(patch: pytest.MonkeyPatch, times: int, number: int = errno.EIO) -> None:
+    """Have the next calls of fsync fail."""
+    left, fsync = [number] * times, os.fsync
+
+    def failing(file: int) -> None:
+        if left:
+            raise OSError(left[0], os.strerror(left.pop()))
+        fsync(file)
+
+    patch.setattr(os, "fsync", failing)
+
+
+def test_no_room_at_opening(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for lines a batch does not begin, and the file is as it was."""
+    for content in (b"", line(A), line(A)[:-1]):
+        path.write_bytes(content)
+        fail(monkeypatch, 1, errno.ENOSPC)
+        assert "cannot be written: No space left on device" == refusal(path)
+        assert content == path.read_bytes()
+
+
+def test_no_line_half_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that did not reach the disk is not in the file, nor known; the next one is."""
+    with Output(str(path)) as output:
+        write(output, A)
+        fail(monkeypatch, 1)
+        with pytest.raises(OutputError, match=r": Input/output error$") as caught:
+            write(output, B)
+        assert (line(B).decode(), None) == (f"{caught.value.line}\n", caught.value.quota_spent)
+        assert line(A) == path.read_bytes()
+        assert not output.knows(B)
+        write(output, B)
+
+    assert line(A) + line(B) == path.read_bytes()
+
+
+def test_half_line_that_cannot_be_removed_yet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is ever written behind the half of a line: it is removed first, as soon as can be."""
+    with Output(str(path)) as output:
+        write(output, A)
+
+        class Stubborn(io.FileIO):
+            """Does not let itself be cut."""
+
+            def truncate(self, size: int | None = None) -> int:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        good, bad = output._lasting, Stubborn(path, "a+")
+        with bad:
+            fail(monkeypatch, 1)
+            output._lasting = bad
+            for request in (B, C):
+                with pytest.raises(OutputError, match=r": Read-only file system$"):
+                    write(output, request)
+            assert line(A) + line(B) == path.read_bytes()
+        output._lasting = good
+        write(output, C)
+
+    assert line(A) + line(C) == path.read_bytes()
+
+
+def test_what_is_on_disk_before_the_next_send(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is on disk when ``write`` returns, unless it can be asked for again for nothing."""
+    with Output(str(path)) as output:
+        synced: list[int] = []
+        monkeypatch.setattr(os, "fsync", lambda file: synced.append(path.stat().st_size))
+        for status in ("created", "reused", "queued", "failed"):
+            write(output, A, status)
+
+    sizes = [len(line(status=status)) for status in ("created", "reused", "queued", "failed")]
+    assert [sizes[0], sum(sizes[:3]), sum(sizes)] == synced
+
+
+def run(script: str, *args: str) -> Any:
+    """What a Python script prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args], stdout=subprocess.PIPE, timeout=60, check=True
+    )
+    return json.loads(done.stdout)
+
+
+FULL = """
+import json, resource, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from braze_sends import CreateSendId
+from braze_sends.cli.output import ROOM, Output, OutputError
+
+path, told, written = Path(sys.argv[1]), [], []
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+limit(ROOM - 1)
+try:
+    Output(str(path))
+except OutputError as error:
+    told.append(str(error))
+told.append(path.stat().st_size)
+limit(ROOM + 5000)
+with Output(str(path)) as output:
+    for n in range(999):
+        try:
+            output.write(CreateSendId("c", f"s{n}"), "created", at=datetime.now(UTC))
+        except OutputError as error:
+            told += [str(error), error.line]
+            break
+        written.append(f"s{n}")
+print(json.dumps([told, written]))
+"""
+
+
+def test_disk_that_is_full(path: Path) -> None:
+    """A file that may not grow: told at opening; later the line that does not fit is not lost."""
+    (at_opening, size, at_writing, unwritten), written = run(FULL, str(path))
+    why = f"{path} cannot be written: File too large"
+    lines = path.read_bytes().splitlines(keepends=True)
+
+    assert [why, 0, why] == [at_opening, size, at_writing]
+    assert 100 < len(written)
+    assert written == [json.loads(text)["send_id"] for text in lines]
+    assert all(text.endswith(b"\n") for text in lines)
+    assert f"s{len(written)}" == json.loads(unwritten)["send_id"]
+
+
+KILLED = """
+import itertools, json, os, random, signal, sys, time
+from datetime import UTC, datetime
+from braze_sends import CreateSendId
+from braze_sends.cli.output import Output
+
+path, rounds = sys.argv[1], int(sys.argv[2])
+told = []
+for number in range(rounds):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        output = Output(path)
+        for n in itertools.count():
+            name = f"{number}-{n}"
+            request, error = CreateSendId("c", name), n % 50 * "x"
+            output.write(request, "failed", error=error, at=datetime.now(UTC))
+            os.write(writer, f"{name}\\n".encode())
+    os.close(writer)
+    with open(reader) as names:
+        told.append([names.readline().strip() for _ in range(random.randrange(6))])
+        time.sleep(random.uniform(0.0, 0.004))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        told[-1] += names.read().split()
+print(json.dumps(told))
+"""
+
+
+def test_kill_at_any_moment(path: Path) -> None:
+    """After ``kill -9`` the file can be gone on with, and no line whose writing ended is lost."""
+    rounds = 60
+    told = run(KILLED, str(path), str(rounds))
+    with Output(str(path)) as output:
+        torn = output.torn
+    lines = path.read_bytes()
+    there = [json.loads(text)["send_id"] for text in lines.splitlines() if text]
+    ended = [name for names in told for name in names]
+
+    assert lines.endswith(b"\n")
+    assert len(set(there)) == len(there)
+    assert set(ended) <= set(there)
+    assert len(there) - len(ended) <= rounds - torn
+    assert rounds < len(ended)
