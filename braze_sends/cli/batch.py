@@ -205,7 +205,7 @@ def batch(
             api_key_file,
             timeout=timeout,
             daily_limit=limit_per_day,
-            max_rate_limit_wait=None if wait else 30.0,
+            max_rate_limit_wait=None if wait else 0.0,
         )
         rows = stack.enter_context(_read(file, skip_bad, as_json))
         if dry_run:
@@ -255,7 +255,8 @@ def _read(file: str, skip_bad: bool, as_json: bool) -> Rows:
     if not rows.bad or skip_bad:
         return rows
     rows.close()
-    problem = f"{rows.bad} bad rows; nothing was sent. Mend them, or pass --skip-bad"
+    count, them = ("1 bad row", "it") if rows.bad == 1 else (f"{rows.bad} bad rows", "them")
+    problem = f"{count}; nothing was sent. Mend {them}, or pass --skip-bad"
     if not as_json:
         raise ConfigurationError(problem)
     print_json({"error": "ConfigurationError", "message": problem, "bad_rows": bad})

@@ -156,11 +156,12 @@ def error_line(error: BrazeSendsError) -> str:
 
 def come_back(error: QuotaExhaustedError | RateLimitError) -> str:
     """When to come back, as far as that is known."""
-    resets_at, seconds = getattr(error, "resets_at", None), error.retry_after
+    seconds, resets_at = error.retry_after, getattr(error, "resets_at", None)
     if seconds is None:
         return "later"
-    left = f"in {span(seconds)}"
-    return left if resets_at is None else f"{moment(resets_at)}, {left}"
+    if resets_at is None or (resets_at - datetime.now(UTC)).total_seconds() > seconds + 5:
+        return f"in {span(seconds)}"  # before the window ends, when a doubt or a pause does
+    return f"{moment(resets_at)}, in {span(seconds)}"
 
 
 def error_object(error: BrazeSendsError) -> dict[str, Any]:

@@ -8,11 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from braze_sends import QuotaExhaustedError
+from braze_sends.cli.common import come_back, moment
 from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import KEY, Run
 
@@ -377,6 +380,24 @@ def test_every_bad_row_is_told_before_anything_is_sent(batch: Batch, fake: FakeB
     ] == result.stderr.splitlines()
 
 
+def test_one_bad_row(batch: Batch) -> None:
+    """Is told as one."""
+    error = batch("campaign_id,send_id\nc,\n").stderr.splitlines()[-1]
+
+    assert "error: 1 bad row; nothing was sent. Mend it, or pass --skip-bad" == error
+
+
+def test_when_to_come_back() -> None:
+    """At the reset; or before, where a doubt is cleared or a pause ends before."""
+    resets_at = datetime.now(UTC) + timedelta(hours=5)
+    at_reset = QuotaExhaustedError("", resets_at=resets_at, retry_after=5 * 3600 + 1)
+    before = QuotaExhaustedError("", resets_at=resets_at, retry_after=30)
+
+    assert f"{moment(resets_at)}, in 5 h 0 min" == come_back(at_reset)
+    assert "in 30 s" == come_back(before)
+    assert "in 30 s" == come_back(QuotaExhaustedError("", retry_after=30))
+
+
 def test_bad_rows_as_json(batch: Batch) -> None:
     """In the error's object."""
     result = batch(BAD, "--json")
@@ -519,7 +540,7 @@ def test_ctrl_c_lets_what_is_under_way_end(batch: Batch, fake: FakeBraze) -> Non
     """Its line is written; what waited behind it is called off; a rerun does the rest."""
     fake.daily_limit, fake.latency = 2, 0.1
     fake.fault_for = lambda request: interrupt(1) if len(fake.requests) == 2 else None
-    result = batch(csv(*range(5)), "--concurrency", "3", *SQLITE)
+    result = batch(csv(*range(5)), "--concurrency", "3", "--wait", *SQLITE)
 
     assert 130 == result.exit_code
     assert "stopping: what is under way may end; Ctrl-C once more ends it at once" in result.stderr

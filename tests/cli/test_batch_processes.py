@@ -107,7 +107,7 @@ class Terminal:
 def test_340_rows_on_a_quota_of_100_in_a_terminal(start: Start, emulator: Emulator) -> None:
     """Four windows pass: all is created, nothing over quota, the lines complete and in order."""
     pairs = calendar(340)
-    env, stop = emulator("--window", "6")
+    env, stop = emulator("--window", "5")
     terminal = Terminal()
     batch = start(*BATCH, "--wait", env={**env, "TERM": "xterm-256color"}, **terminal.streams())
     terminal.started()
