@@ -398,7 +398,7 @@ async def test_left_before_its_end_it_settles(fake: FakeBraze) -> None:
                 assert outcome.result is not None
                 break
         assert len(fake.created) == 100 - (await braze.quota()).remaining
-        assert (0, set()) == ((await braze.quota()).in_flight, braze._flying)
+        assert (0, set()) == ((await braze.quota()).in_flight, braze._flights().flying)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

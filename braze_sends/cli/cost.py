@@ -13,7 +13,8 @@ import typer
 from braze_sends import CreateSendId, QuotaStatus, SendsClient
 from braze_sends.cli.common import moment, print_json
 from braze_sends.cli.output import decision_in
-from braze_sends.cli.rows import Rows, pair_digest
+from braze_sends.cli.rows import Rows
+from braze_sends.protocol import pair_digest
 
 #: Pairs that are looked up in one step.
 _AT_ONCE = 100

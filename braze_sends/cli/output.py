@@ -19,10 +19,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self, get_args
 
-from braze_sends.cli.rows import MAX_LINE, pair_digest
+from braze_sends.cli.rows import MAX_LINE
 from braze_sends.errors import BrazeSendsError
 from braze_sends.models import CreateSendId
-from braze_sends.protocol import check_request
+from braze_sends.protocol import check_request, pair_digest
 
 Status = Literal["created", "reused", "queued", "failed"]
 

@@ -10,7 +10,6 @@ UTF-8 gives, and is found in the row that holds it.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import re
 import select
@@ -25,7 +24,7 @@ import attrs
 from braze_sends.cli.common import printable
 from braze_sends.errors import ConfigurationError
 from braze_sends.models import CreateSendId
-from braze_sends.protocol import check_request
+from braze_sends.protocol import check_request, pair_digest
 
 #: Bytes of the longest line that is read, its end included; no export of sends comes near.
 MAX_LINE: Final = 1024 * 1024
@@ -117,12 +116,6 @@ class Rows:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def pair_digest(request: CreateSendId) -> bytes:
-    """16 bytes that stand for the pair, and take less memory than its text."""
-    pair = f"{request.campaign_id}\t{request.send_id}"  # a checked ID has no tab
-    return hashlib.blake2b(pair.encode(), digest_size=16).digest()
 
 
 def read(file: BinaryIO, on_bad: Callable[[BadRow], None], *, name: str = "the file") -> Rows:

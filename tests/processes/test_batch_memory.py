@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from braze_sends import CreateSendId, Outcome, SendsClient, SQLiteStore
-from braze_sends.client import _digest
+from braze_sends.protocol import pair_digest
 from braze_sends.quota.store import Remembered, Transaction
 from braze_sends.testing import FakeBraze
 from tests.world import KEY
@@ -89,7 +89,7 @@ async def seed(path: Path) -> None:
 
     def remember(transaction: Transaction) -> None:
         for n in range(NEW, PAIRS):
-            pair = _digest(CreateSendId("campaign", f"s{n}"))
+            pair = pair_digest(CreateSendId("campaign", f"s{n}")).hex()
             transaction.pairs[pair] = Remembered(f"s{n}")
 
     store = SQLiteStore(path)
