@@ -10,6 +10,8 @@ import random
 import re
 import signal
 import struct
+import subprocess
+import sys
 import termios
 import threading
 import time
@@ -139,6 +141,24 @@ def test_no_colour(start: Start, fake: FakeBraze) -> None:
     assert 0 == code
     assert "1/1" in terminal.shown
     assert [] == re.findall(r"\x1b\[[0-9;]*m", terminal.shown)
+
+
+def test_what_is_closed_is_no_trouble(environ: dict[str, str | None], fake: FakeBraze) -> None:
+    """Nothing to read is an empty file, and what cannot be told is not."""
+    fake.daily_limit = 100
+    pairs = calendar(3)
+    env = {name: value for name, value in {**os.environ, **environ}.items() if value is not None}
+
+    def run(closed: str, *args: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-m", "braze_sends.cli"]
+        return subprocess.run(
+            [*command, *args], env=env, capture_output=True, text=True, timeout=20
+        )
+
+    assert 0 == run("2>&-", *BATCH).returncode
+    assert pairs == fake.created == written()
+    empty = run("<&-", "batch", "-")
+    assert (2, True) == (empty.returncode, "error: standard input is empty" in empty.stderr)
 
 
 # --- signals -------------------------------------------------------------------------------------
