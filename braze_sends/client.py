@@ -251,7 +251,8 @@ class SendsClient:
         """The send ID of a pair that was created through the store; asks nothing of Braze.
 
         Returns:
-            it, ``reused``; or ``None``: it was not, or longer ago than 30 days, or nobody knows.
+            the send ID, marked as ``reused``, or ``None`` if it was not created, if that is longer
+            ago than 30 days, or if nobody knows.
 
         Raises:
             ConfigurationError: an ID cannot be valid.

@@ -165,6 +165,8 @@ def checked_base_url(value: object) -> str:
             "base_url must be https: plain http would show the API key to the network "
             "(http is accepted for loopback addresses alone)"
         )
+    if parts.path.rstrip("/").endswith("/sends/id/create"):
+        raise ConfigurationError("base_url must end before the endpoint's path, /sends/id/create")
     # A 403 is also blamed on a trailing slash.
     return text.rstrip("/")
 

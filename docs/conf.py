@@ -16,3 +16,4 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True}
 napoleon_use_ivar = True
+python_maximum_signature_line_length = 88

@@ -270,6 +270,12 @@ def test_urls_that_are_refused(url: Any, message: str) -> None:
 # --- workspace -----------------------------------------------------------------------------------
 
 
+def test_a_base_url_with_the_path_of_the_endpoint_is_refused() -> None:
+    """It would be asked for twice, which Braze answers with 404."""
+    with pytest.raises(ConfigurationError, match="before the endpoint's path, /sends/id/create"):
+        checked_base_url("https://rest.iad-01.braze.com/sends/id/create/")
+
+
 def test_the_default_workspace_is_made_of_host_and_digest() -> None:
     """The quota's name tells keys and instances apart, and holds no key."""
     names = {

@@ -67,9 +67,6 @@ def options(
 # --- create --------------------------------------------------------------------------------------
 
 
-@app.command(
-    epilog="Example: BRAZE_BASE_URL=US-01 braze-sends create my-campaign --api-key-file key.txt"
-)
 def create(
     campaign_id: Annotated[
         str, typer.Argument(metavar="CAMPAIGN_ID", help="The campaign's API identifier.")
@@ -142,15 +139,9 @@ def _details(send: SendId) -> str:
     return ", ".join(told)
 
 
-# --- quota ---------------------------------------------------------------------------------------
-
-app.command(epilog="Example: braze-sends quota --store sqlite:///quota.db")(quota)
-
-
 # --- emulator ------------------------------------------------------------------------------------
 
 
-@app.command(epilog="Example: braze-sends emulator --port 8080 --daily-limit 5")
 def emulator(
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="N", help="Where to listen; 0 for a free one.")
@@ -168,8 +159,8 @@ def emulator(
 ) -> None:
     """Run a Braze that sends nothing, to try things out.
 
-    Its URL is the first line of the output. Stopping it, with Ctrl-C or SIGTERM, is its normal end:
-    the exit code is 0.
+    Its URL is the first line of the output. Stopping it, with Ctrl-C or
+    SIGTERM, is its normal end: the exit code is 0.
     """
     fake = FakeBraze(
         port=port, daily_limit=daily_limit, api_key=api_key, window=window, latency=latency
@@ -200,9 +191,17 @@ async def _serve(fake: FakeBraze) -> None:
         await stopped.wait()
 
 
-app.command(epilog="Example: braze-sends demo")(demo)
-app.command(epilog="Example: braze-sends doctor --store sqlite:///quota.db")(doctor)
-app.command(
-    epilog="Example: braze-sends batch calendar.csv --output sends.jsonl "
-    "--store sqlite:///quota.db --wait"
-)(batch)
+# --- all commands, in the order of the help ------------------------------------------------------
+
+for command, example in (
+    (create, "BRAZE_BASE_URL=US-01 braze-sends create my-campaign --api-key-file key.txt"),
+    (
+        batch,
+        "braze-sends batch calendar.csv --output sends.jsonl --store sqlite:///quota.db --wait",
+    ),
+    (quota, "braze-sends quota --store sqlite:///quota.db"),
+    (doctor, "braze-sends doctor --store sqlite:///quota.db"),
+    (demo, "braze-sends demo"),
+    (emulator, "braze-sends emulator --port 8080 --daily-limit 5"),
+):
+    app.command(epilog=f"Example: {example}")(command)

@@ -19,6 +19,7 @@ import typer
 from braze_sends import (
     APIStatusError,
     AuthenticationError,
+    BrazeSendsError,
     ConfigurationError,
     CreateSendId,
     NotFoundError,
@@ -31,7 +32,6 @@ from braze_sends import (
 )
 from braze_sends.cli.common import (
     COME_BACK,
-    ERROR,
     INTERRUPTED,
     SOME_FAILED,
     USAGE,
@@ -40,6 +40,9 @@ from braze_sends.cli.common import (
     StoreOption,
     WorkspaceOption,
     come_back,
+    existing,
+    exit_code,
+    forgetful,
     make_client,
     note,
     print_json,
@@ -67,8 +70,10 @@ class Summary:
         rows: pairs in the file.
         bad: rows that cannot be used.
         repeated: rows that repeat the pair of another.
-        before, failed_before: pairs that had a line already, and those of them that had failed.
+        before: pairs that had a line already, and had not failed.
+        failed_before: pairs that had failed before.
         lines: how many were written.
+        unwritten: lines that could not be.
         unknown: rows that got no answer, and so no line.
         ended: how the quota ended.
         fatal: what ended the batch.
@@ -83,21 +88,22 @@ class Summary:
     lines: dict[str, int] = attrs.field(
         factory=lambda: {"created": 0, "reused": 0, "queued": 0, "failed": 0}
     )
+    unwritten: int = 0
     unknown: int = 0
     ended: QuotaExhaustedError | RateLimitError | None = None
-    fatal: Exception | None = None
+    fatal: BrazeSendsError | None = None
     interrupted: bool = False
 
     @property
     def left(self) -> int:
         """Pairs without a line."""
-        return self.rows - self.before - sum(self.lines.values())
+        return self.rows - self.before - self.failed_before - sum(self.lines.values())
 
     @property
     def exit_code(self) -> int:
         """What a script has to know."""
         if self.fatal is not None:
-            return ERROR
+            return exit_code(self.fatal)
         if self.interrupted and self.left:
             return INTERRUPTED
         if self.ended is not None:
@@ -115,6 +121,7 @@ class Summary:
             "before": self.before,
             "failed_before": self.failed_before,
             **self.lines,
+            "unwritten": self.unwritten,
             "unknown": self.unknown,
             "left": self.left,
             "resets_at": resets_at and resets_at.isoformat(),
@@ -122,23 +129,31 @@ class Summary:
             "error": self.fatal and f"{type(self.fatal).__name__}: {self.fatal}",
         }
 
-    def in_words(self) -> Iterator[str]:
-        """As people read it."""
+    def in_words(self, *, continues: bool) -> Iterator[str]:
+        """As people read it; ``continues`` is whether a rerun goes on from here."""
         if self.fatal is not None:
             yield f"error: {self.fatal}"
         counts = {
             **self.lines,
-            "done before": self.before - self.failed_before,
+            "created or not, but not written": self.unwritten,
+            "done before": self.before,
             "failed before": self.failed_before,
             "without an answer": self.unknown,
-            "repeated, and sent once": self.repeated,
-            "bad, and skipped": self.bad,
         }
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        yield f"{self.rows} rows: {told or 'nothing to do'}"
+        out = {"repeated": self.repeated, "bad": self.bad}
+        left_out = ", ".join(f"{count} {what}" for what, count in out.items() if count)
+        yield (
+            f"{self.rows} row{'s' * (self.rows != 1)}: "
+            f"{told or ('nothing was sent' if self.rows else 'nothing to do')}"
+            f"{f' (left out: {left_out})' if left_out else ''}"
+        )
+        if self.failed_before:
+            yield "to ask again for what failed, delete its lines from the output"
         if self.left:
             when = "" if self.ended is None else f"; come back {come_back(self.ended)}"
-            yield f"{self.left} left{when}: the same command goes on from here"
+            then = "the same command goes on from here" if continues else "a rerun begins anew"
+            yield f"{self.left} left{when}: {then}"
 
 
 def batch(
@@ -169,7 +184,8 @@ def batch(
         bool, typer.Option("--skip-bad", help="Go on without rows that cannot be used.")
     ] = False,
     limit_per_day: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Never create more in a day.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Never create more in a day through this store."),
     ] = None,
     headroom: Annotated[
         int, typer.Option(min=0, metavar="N", help="Slots of the quota to leave for others.")
@@ -192,15 +208,16 @@ def batch(
 ) -> None:
     """Create a send ID for each row of a file.
 
-    Each row that is decided gets a line of JSON. The same command, run again, goes on where it
-    stopped: after a crash, when the quota is back, or with rows that got no answer.
+    Each row that is decided gets a line of JSON. With --output, or a store
+    that lasts, the same command run again goes on where it stopped: after a
+    crash, when the quota is back, or with rows that got no answer.
     """
     with reporting(as_json), contextlib.ExitStack() as stack:
         if file == api_key_file == "-":
             raise ConfigurationError("FILE and --api-key-file cannot both be standard input")
         braze = make_client(
             base_url,
-            store,
+            existing(store) if dry_run else store,
             workspace,
             api_key_file,
             timeout=timeout,
@@ -211,24 +228,30 @@ def batch(
         if dry_run:
             show_cost(rows, braze, output, headroom, as_json)
             return
+        if forgetful(store) and limit_per_day is not None:
+            note("without a store that lasts, --limit-per-day is for this run alone")
+        if forgetful(store) and output is None:
+            note("nothing remembers this batch: --output does, or a store that lasts")
         lines = stack.enter_context(Output(output))
         if lines.torn:
-            note(f"the last line of {output} was cut short and is gone; its row is asked for again")
+            note(f"the last line of {output} had been cut short, and was removed")
         found = Counter(map(lines.status, rows))
-        before = rows.count - found[None]
         summary = Summary(
             rows=rows.count,
             bad=rows.bad,
             repeated=rows.repeated,
-            before=before,
+            before=rows.count - found[None] - found["failed"],
             failed_before=found["failed"],
         )
-        progress = stack.enter_context(Progress(rows.count, before, quiet, headroom))
+        done = rows.count - found[None]
+        progress = stack.enter_context(
+            Progress(rows.count, done, quiet, headroom=headroom if wait else None)
+        )
         asyncio.run(_Run(braze, rows, lines, progress, summary, concurrency, headroom).run())
     if as_json:
         print_json(summary.as_json())
     elif not quiet or summary.exit_code:
-        for line in summary.in_words():
+        for line in summary.in_words(continues=output is not None or not forgetful(store)):
             note(line)
     raise typer.Exit(summary.exit_code)
 
@@ -304,6 +327,13 @@ class _Run:
         if error is None or _is_verdict(error):
             self.unanswered = 0
             self.write(outcome)
+        elif isinstance(error, QuotaExhaustedError) and self.never(error):
+            self.fail(
+                ConfigurationError(
+                    f"nothing can ever be created: the limit is {error.limit}, and {self.headroom} "
+                    "of it is headroom"
+                )
+            )
         elif isinstance(error, QuotaExhaustedError | RateLimitError):
             summary.ended = summary.ended or error
             self.more = False
@@ -335,12 +365,18 @@ class _Run:
         except OutputError as failure:
             # Said, so that it is not lost: it may be known nowhere else.
             self.progress.say(f"not written: {failure.line}")
+            self.summary.unwritten += 1
             self.fail(failure)
         else:
             self.summary.lines[status] += 1
             self.progress.advance(send.rate_limit if send is not None else None)
 
-    def fail(self, error: Exception) -> None:
+    def never(self, error: QuotaExhaustedError) -> bool:
+        """Whether no window will have a slot for this batch."""
+        limit = error.limit
+        return error.retry_after is None and limit is not None and limit <= self.headroom
+
+    def fail(self, error: BrazeSendsError) -> None:
         self.summary.fatal = self.summary.fatal or error
         self.stop()
 

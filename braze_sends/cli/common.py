@@ -123,6 +123,18 @@ def make_client(
     )
 
 
+def forgetful(store: str | None) -> bool:
+    """Whether a store lasts no longer than the command."""
+    return not store or store.startswith("memory:")
+
+
+def existing(store: str | None) -> str | None:
+    """``store``, but memory in place of a file that is not there: who only looks makes none."""
+    if store and store.startswith("sqlite:///") and not os.path.exists(store[len("sqlite:///") :]):
+        return "memory://"
+    return store
+
+
 @contextmanager
 def reporting(as_json: bool) -> Iterator[None]:
     """Tell an error in one line, without a traceback, and exit with its code."""

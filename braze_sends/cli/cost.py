@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
@@ -12,7 +13,7 @@ import typer
 
 from braze_sends import CreateSendId, QuotaStatus, SendsClient
 from braze_sends.cli.common import moment, print_json
-from braze_sends.cli.output import decision_in
+from braze_sends.cli.output import Status, decision_in
 from braze_sends.cli.rows import Rows
 from braze_sends.protocol import pair_digest
 
@@ -25,10 +26,12 @@ def show_cost(
 ) -> None:
     """Print how many rows are left to create, and how many days that takes. Nothing is sent."""
     decided = _decided(output)
-    before = sum(pair_digest(request) in decided for request in rows)
+    found = Counter(decided.get(pair_digest(request)) for request in rows)
     todo = (request for request in rows if pair_digest(request) not in decided)
     remembered, status = asyncio.run(_ask_store(braze, todo))
-    create = rows.count - before - remembered
+    create = found[None] - remembered
+    failed = found["failed"]
+    before = rows.count - found[None] - failed
     days = _days(create, status, headroom)
     if as_json:
         print_json(
@@ -37,6 +40,7 @@ def show_cost(
                 "bad": rows.bad,
                 "repeated": rows.repeated,
                 "before": before,
+                "failed_before": failed,
                 "remembered": remembered,
                 "to_create": create,
                 "limit": status.limit,
@@ -54,20 +58,21 @@ def show_cost(
         "Bad": f"{rows.bad}",
         "Repeated": f"{rows.repeated}",
         "Done before": f"{before}",
+        "Failed before": f"{failed}",
         "Remembered": f"{remembered}",
         "To create": f"{create}",
         "Quota left": f"{status.remaining} of {status.limit}{assumed}{resets}",
         "Days needed": "never: all of it is headroom" if days is None else f"{days}",
     }.items():
-        typer.echo(f"{label:<14}{value}")
+        typer.echo(f"{label:<15}{value}")
 
 
-def _decided(output: str | None) -> set[bytes]:
-    """The pairs that have a line in the output, which stays as it is."""
+def _decided(output: str | None) -> dict[bytes, Status]:
+    """What the lines in the output say, which stays as it is."""
     if output is None or not os.path.isfile(output):
-        return set()
+        return {}
     with open(output, "rb") as file:
-        return {found[0] for line in file if (found := decision_in(line)) is not None}
+        return dict(found for line in file if (found := decision_in(line)) is not None)
 
 
 def _days(create: int, status: QuotaStatus, headroom: int) -> int | None:

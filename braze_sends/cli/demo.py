@@ -213,8 +213,8 @@ def table(books: Books) -> Table:
 def demo() -> None:
     """Ask for more send IDs than the quota has, over a bad line, and compare the books.
 
-    Everything happens on this machine, in a few seconds. The exit code is 0 only if the emulator's
-    record agrees with what the client believes.
+    Everything happens on this machine, in a few seconds. The exit code is 0
+    only if the emulator's record agrees with what the client believes.
     """
     show(Plan(), Console(highlight=False))
 

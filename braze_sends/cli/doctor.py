@@ -187,7 +187,7 @@ def _api_key(key_file: str | None) -> tuple[str | None, Check]:
         ApiKey(key)
     except ConfigurationError as error:
         return None, Check("API key", Verdict.FAILED, str(error))
-    shape = "of the usual form" if _UUID.fullmatch(key) else "not a UUID, as Braze's keys look"
+    shape = "of the usual form" if _UUID.fullmatch(key) else "but no UUID, as Braze's keys are"
     return key, Check("API key", Verdict.OK, f"from {source}, {shape}")
 
 

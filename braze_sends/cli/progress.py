@@ -27,10 +27,10 @@ class Progress:
         rows: how many there are.
         done: how many of them are done already.
         quiet: show nothing but what is said.
-        headroom: slots that the batch leaves to others.
+        headroom: slots that the batch leaves to others while it waits; ``None``: it does not wait.
     """
 
-    def __init__(self, rows: int, done: int, quiet: bool, headroom: int) -> None:
+    def __init__(self, rows: int, done: int, quiet: bool, headroom: int | None) -> None:
         self._rows, self._done, self._headroom = rows, done, headroom
         self._quiet = quiet
         self._quota: RateLimit | None = None
@@ -94,7 +94,9 @@ class Progress:
             await asyncio.sleep(LOOK if self._bar is None else FRAME)
 
     def _look(self, status: QuotaStatus) -> None:
-        self._waits = status.remaining <= self._headroom and not status.in_flight
+        headroom = self._headroom
+        used_up = headroom is not None and status.remaining <= headroom
+        self._waits = used_up and not status.in_flight
         until = status.resets_at
         if until is None:
             return

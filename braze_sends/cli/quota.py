@@ -25,6 +25,8 @@ from braze_sends.cli.common import (
     WorkspaceOption,
     error_line,
     error_object,
+    existing,
+    forgetful,
     make_client,
     moment,
     note,
@@ -68,14 +70,15 @@ def quota(
 
     A store that lasts knows also what was created through it, by hour and by campaign.
     """
-    forgetful = not store or store.startswith("memory:")
+    lasts_not = forgetful(store)
     with reporting(as_json):
-        client = make_client(base_url, store, workspace, api_key_file)
+        place = store if watch else existing(store)
+        client = make_client(base_url, place, workspace, api_key_file)
         if not watch:
-            _pages(as_json, forgetful)(asyncio.run(_look(client)))
+            _pages(as_json, lasts_not)(asyncio.run(_look(client)))
             return
         # Ctrl-C is the normal end.
-        with contextlib.suppress(KeyboardInterrupt), _screen(as_json, forgetful) as show:
+        with contextlib.suppress(KeyboardInterrupt), _screen(as_json, lasts_not) as show:
             asyncio.run(_watch(client, show))
 
 
@@ -99,11 +102,11 @@ async def _watch(braze: SendsClient, show: Callable[[Seen], None]) -> None:
 
 
 @contextlib.contextmanager
-def _screen(as_json: bool, forgetful: bool) -> Iterator[Callable[[Seen], None]]:
+def _screen(as_json: bool, lasts_not: bool) -> Iterator[Callable[[Seen], None]]:
     """To show again and again: in one place on a terminal, else one after the other."""
     console = Console(highlight=False)
     if as_json or not console.file.isatty() or console.is_dumb_terminal:
-        yield _pages(as_json, forgetful)
+        yield _pages(as_json, lasts_not)
         return
     pens = glyphs(console.encoding)
     lines: list[Text] = []
@@ -117,13 +120,13 @@ def _screen(as_json: bool, forgetful: bool) -> Iterator[Callable[[Seen], None]]:
                 foot = Text(f"{at} error: {printable(error_line(seen))}", "red")
             else:
                 foot = Text(f"{at}, Ctrl-C ends it", "dim")
-                lines = describe(seen, now, pens, forgetful=forgetful)
+                lines = describe(seen, now, pens, lasts_not=lasts_not)
             live.update(Group(*lines, Text(), foot), refresh=True)
 
         yield redraw
 
 
-def _pages(as_json: bool, forgetful: bool) -> Callable[[Seen], None]:
+def _pages(as_json: bool, lasts_not: bool) -> Callable[[Seen], None]:
     """To show one after the other, with an empty line between; or each as a line of JSON."""
     console = Console(highlight=False)
     pens = glyphs(console.encoding)
@@ -136,7 +139,7 @@ def _pages(as_json: bool, forgetful: bool) -> Callable[[Seen], None]:
         elif isinstance(seen, StoreError):
             note(f"error: {error_line(seen)}")
         else:
-            lines = describe(seen, datetime.now(UTC), pens, forgetful=forgetful)
+            lines = describe(seen, datetime.now(UTC), pens, lasts_not=lasts_not)
             console.print(*between, *lines, sep="\n", soft_wrap=True)
             between = [Text()]
 
@@ -153,7 +156,7 @@ def _object(seen: Seen) -> dict[str, Any]:
         "in_flight": seen.in_flight,
         "unconfirmed": seen.unconfirmed,
         "resets_at": seen.resets_at and seen.resets_at.isoformat(),
-        "used": seen.used,
+        "used": seen.used if seen.known else None,
         "creations": [
             {"campaign_id": one.campaign_id, "hour": one.hour.isoformat(), "count": one.count}
             for one in seen.creations
@@ -194,11 +197,11 @@ def glyphs(encoding: str) -> Glyphs:
     return nicest
 
 
-def describe(status: QuotaStatus, now: datetime, pens: Glyphs, *, forgetful: bool) -> list[Text]:
-    """Lines that show a status; ``forgetful`` is a store that lasts no longer than the command."""
+def describe(status: QuotaStatus, now: datetime, pens: Glyphs, *, lasts_not: bool) -> list[Text]:
+    """Lines that show a status; ``lasts_not`` is a store that lasts no longer than the command."""
     lines: list[Text] = []
     if not status.known:
-        lines += map(Text, [_UNKNOWN, *_FORGETFUL * forgetful, ""])
+        lines += map(Text, [_UNKNOWN, *_FORGETFUL * lasts_not, ""])
     rows = _rows(status, now)
     lines += [Text.assemble(f"{label:<14}", (value, style)) for label, value, style in rows]
     if status.creations:
@@ -225,7 +228,7 @@ def _rows(status: QuotaStatus, now: datetime) -> Iterator[tuple[str, str, str]]:
     if status.creations:
         hours = _hours(status)
         most = max(hours.values())
-        yield "Created", f"{hours.total()} through this store, at most {most} in an hour", ""
+        yield "Created", f"{hours.total()} through this store, {most} in the busiest hour", ""
 
 
 def _by_hour(status: QuotaStatus, now: datetime, pens: Glyphs) -> list[Text]:

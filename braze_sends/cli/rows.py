@@ -244,6 +244,8 @@ def _first(lines: _Lines) -> str | _TooLong:
         if start := _start(line):
             if start.startswith(_UTF16_BOMS) or "\0" in start[:4]:
                 raise lines.unusable(_UTF16)
+            if start.startswith("PK\x03\x04"):
+                raise lines.unusable('is a workbook of a spreadsheet: save it as "CSV UTF-8"')
             return line
     raise lines.unusable(
         "is empty: a batch needs CSV with the columns campaign_id and send_id, or JSON Lines"
@@ -257,7 +259,8 @@ def _problem_of(text: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        return f"it is not UTF-8: it has the byte 0x{ord(text[error.start]) - 0xDC00:02X}"
+        byte = ord(text[error.start]) - 0xDC00
+        return f"it is not UTF-8, with its byte 0x{byte:02X}: save the file as UTF-8"
     return None
 
 
@@ -320,10 +323,12 @@ def _csv_rows(first: str | _TooLong, lines: _Lines) -> Iterator[CreateSendId | B
         cells = _Record(line, lines).cells(delimiter)
         if isinstance(cells, BadRow):
             yield cells
+        elif not any(map(str.strip, cells)):
+            pass  # as spreadsheets leave below the last row
         elif problem := _problem_of("".join(cells)):
             yield BadRow(number, problem)
         elif len(cells) != len(names):
-            yield BadRow(number, f"its number of cells is {len(cells)}, the header's {len(names)}")
+            yield BadRow(number, f"it has {len(cells)} cells, the header {len(names)}")
         else:
             yield _row(number, cells[campaign_id].strip(), cells[send_id].strip())
 
@@ -349,7 +354,7 @@ def _header(first: str | _TooLong, lines: _Lines) -> tuple[str, list[str]]:
     delimiter, shown = max(found, key=lambda reading: (-len(_missing(reading[1])), len(reading[1])))
     if missing := _missing(shown):
         raise lines.unusable(f"lacks {' and '.join(missing)} in its header: {_listed(shown)}")
-    names = [name.lower() for name in shown]
+    names = [*map(_column, shown)]
     for name in COLUMNS:
         if names.count(name) > 1:
             raise lines.unusable(f"has {name} more than once in its header")
@@ -357,7 +362,12 @@ def _header(first: str | _TooLong, lines: _Lines) -> tuple[str, list[str]]:
 
 
 def _missing(names: list[str]) -> list[str]:
-    return [name for name in COLUMNS if name not in map(str.lower, names)]
+    return [name for name in COLUMNS if name not in map(_column, names)]
+
+
+def _column(name: str) -> str:
+    """A column's name as it is compared: ``Send ID`` will do."""
+    return name.lower().replace(" ", "_")
 
 
 def _listed(names: list[str], longest: int = 40, most: int = 10) -> str:

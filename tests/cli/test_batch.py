@@ -95,7 +95,7 @@ def test_a_pair_is_sent_once_and_has_one_line(batch: Batch, fake: FakeBraze) -> 
 
     assert [("s1",), ("s2",)] == told("send_id")
     assert 2 == len(fake.requests)
-    assert result.stderr.endswith("2 rows: 2 created, 2 repeated, and sent once\n")
+    assert result.stderr.endswith("2 rows: 2 created (left out: 2 repeated)\n")
 
 
 def test_a_queued_send_is_told_as_such(batch: Batch, fake: FakeBraze) -> None:
@@ -156,7 +156,7 @@ def test_a_line_cut_short_is_asked_for_again(batch: Batch, fake: FakeBraze) -> N
     Path("out.jsonl").write_bytes(whole[:-30])
     result = batch(csv(1, 2), *SQLITE)
 
-    assert "was cut short" in result.stderr
+    assert "had been cut short, and was removed" in result.stderr
     assert [("s1", "created"), ("s2", "reused")] == told("send_id", "status")
     assert 2 == len(fake.requests)
 
@@ -221,11 +221,48 @@ def test_the_summary_as_json(batch: Batch, fake: FakeBraze) -> None:
         "reused": 0,
         "queued": 0,
         "failed": 1,
+        "unwritten": 0,
         "unknown": 0,
         "left": 1,
         "error": None,
     } == summary
     assert 75 == result.exit_code
+
+
+def test_who_is_not_remembered_is_told(run: Run, batch: Batch, fake: FakeBraze) -> None:
+    """Without an output and a store a rerun begins anew, and a limit is the run's alone."""
+    Path("rows").write_text(csv(1, 2, 3))
+    fake.daily_limit = 2
+    result = run("batch", "rows", "--limit-per-day", "2")
+
+    assert result.stderr.splitlines()[:2] == [
+        "without a store that lasts, --limit-per-day is for this run alone",
+        "nothing remembers this batch: --output does, or a store that lasts",
+    ]
+    assert result.stderr.endswith(": a rerun begins anew\n")
+    assert "remembers" not in run("batch", "rows", *SQLITE).stderr
+
+
+@pytest.mark.parametrize("options", [("--headroom", "100"), ("--limit-per-day", "0")])
+def test_what_can_never_be_is_wrong_usage(
+    batch: Batch, fake: FakeBraze, options: tuple[str, str]
+) -> None:
+    """Even who waits for ever would wait in vain."""
+    result = batch(csv(1), *options, "--wait")
+
+    assert (2, []) == (result.exit_code, fake.requests)
+    assert "error: nothing can ever be created: the limit is " in result.stderr
+    assert "1 row: nothing was sent\n" in result.stderr
+
+
+def test_without_wait_nobody_is_said_to_wait(batch: Batch, fake: FakeBraze) -> None:
+    """A day that is used up ends it at once."""
+    fake.daily_limit = 1
+    batch(csv(1), *SQLITE)
+    result = batch(csv(1, 2), *SQLITE)
+
+    assert 75 == result.exit_code
+    assert "waiting" not in result.stderr
 
 
 # --- failures ------------------------------------------------------------------------------------
@@ -244,7 +281,11 @@ def test_a_row_that_braze_refuses_fails_alone(batch: Batch, fake: FakeBraze) -> 
     assert lines()[1]["request_id"]
 
     again = batch(csv(1, 2, 3))
-    assert (3, "3 rows: 2 done before, 1 failed before\n") == (again.exit_code, again.stderr)
+    assert 3 == again.exit_code
+    assert [
+        "3 rows: 2 done before, 1 failed before",
+        "to ask again for what failed, delete its lines from the output",
+    ] == again.stderr.splitlines()
     assert 3 == len(fake.requests)
 
 
@@ -373,7 +414,7 @@ def test_every_bad_row_is_told_before_anything_is_sent(batch: Batch, fake: FakeB
 
     assert (2, []) == (result.exit_code, fake.requests)
     assert [
-        "line 3: it is not UTF-8: it has the byte 0xFC",
+        "line 3: it is not UTF-8, with its byte 0xFC: save the file as UTF-8",
         "line 5: campaign_id must not be empty",
         "line 6: it is over 1048576 bytes long",
         "error: 3 bad rows; nothing was sent. Mend them, or pass --skip-bad",
@@ -415,7 +456,7 @@ def test_skip_bad_goes_on_without_them(batch: Batch, fake: FakeBraze) -> None:
     assert 3 == result.exit_code
     assert [("c", "s1"), ("c", "s2"), ("c", "s4")] == fake.created
     assert 3 == result.stderr.count("line ")
-    assert result.stderr.endswith("3 rows: 3 created, 3 bad, and skipped\n")
+    assert result.stderr.endswith("3 rows: 3 created (left out: 3 bad)\n")
 
 
 def test_a_file_without_rows(batch: Batch, fake: FakeBraze) -> None:
@@ -492,11 +533,21 @@ def test_a_dry_run_tells_the_cost(batch: Batch, fake: FakeBraze) -> None:
     shown = dict(line.split(None, 1) for line in result.stdout.replace(" b", "_b").splitlines())
     assert ("25", "1") == (shown["Rows"], shown["Repeated"])
     assert "3" == shown["Remembered"]
-    assert "Done before   1\n" in result.stdout
-    assert "To create     21\n" in result.stdout
-    assert "Quota left    6 of 10, resets " in result.stdout
-    assert "Days needed   3\n" in result.stdout
+    assert "Done before    1\n" in result.stdout
+    assert "To create      21\n" in result.stdout
+    assert "Quota left     6 of 10, resets " in result.stdout
+    assert "Days needed    3\n" in result.stdout
     assert (4, before) == (len(fake.requests), Path("out.jsonl").read_bytes())
+
+
+def test_a_dry_run_tells_what_has_failed_and_makes_no_store(batch: Batch, fake: FakeBraze) -> None:
+    """Nothing is written, not even an empty file."""
+    fake.script(Fault(status=400))
+    batch(csv(1))
+    cost = json.loads(batch(csv(1, 2), "--dry-run", "--json", *SQLITE).stdout)
+
+    assert (0, 1, 1) == (cost["before"], cost["failed_before"], cost["to_create"])
+    assert not Path("quota.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -523,7 +574,7 @@ def test_the_cost_in_days(
     assert (rows, False, []) == (cost["to_create"], cost["known"], fake.requests)
     assert not Path("new.jsonl").exists()
     assert run("batch", "rows", "--dry-run", *options).stdout.endswith(
-        "Days needed   never: all of it is headroom\n" if days is None else f" {days}\n"
+        "Days needed    never: all of it is headroom\n" if days is None else f" {days}\n"
     )
 
 

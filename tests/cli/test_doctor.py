@@ -221,7 +221,7 @@ def test_where_the_key_is_from(
     monkeypatch.chdir(tmp_path)
     Path("key").write_text(KEY)
 
-    assert ("ok", f"from {source}, not a UUID, as Braze's keys look") == examine(*args, input=KEY)[
+    assert ("ok", f"from {source}, but no UUID, as Braze's keys are") == examine(*args, input=KEY)[
         "API key"
     ]
 

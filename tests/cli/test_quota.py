@@ -67,8 +67,8 @@ def quota_of(
 
 def shown(status: QuotaStatus, pens: module.Glyphs | None = None, **options: bool) -> list[str]:
     """The lines of a status."""
-    forgetful = options.get("forgetful", False)
-    lines = module.describe(status, NOW, pens or module.Glyphs(), forgetful=forgetful)
+    lasts_not = options.get("lasts_not", False)
+    lines = module.describe(status, NOW, pens or module.Glyphs(), lasts_not=lasts_not)
     return [line.plain for line in lines]
 
 
@@ -111,7 +111,7 @@ def test_known_quota(run: Run, fake: FakeBraze, store: str) -> None:
     ] == lines[:5]
     assert lines[5].startswith("Resets        ")
     assert ", in " in lines[5]
-    assert lines[6].startswith("Created       3 through this store, at most ")
+    assert lines[6].startswith("Created       3 through this store, 3 in the")
     assert ["2  news  ▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆", "1  shop  ▆▆▆▆▆▆▆▆▆▆▆▆"] == lines[-2:]
     assert "██" in lines[8]
     assert requests == len(fake.requests)
@@ -127,7 +127,7 @@ def test_json(run: Run, fake: FakeBraze, store: str) -> None:
     result = run("quota", "--json", "--store", store)
     after = json.loads(result.stdout)
 
-    assert (False, None, 0, []) == tuple(
+    assert (False, None, None, []) == tuple(
         before[name] for name in ("known", "resets_at", "used", "creations")
     )
     assert datetime.fromisoformat(after.pop("resets_at")) > datetime.now(UTC)
@@ -195,7 +195,7 @@ def test_a_day() -> None:
         "Unconfirmed   1",
         "Remaining     35",
         "Resets        Mon 23 Nov 01:00 CET = Mon 23 Nov 00:00 UTC, in 9 h 12 min",
-        "Created       40 through this store, at most 26 in an hour",
+        "Created       40 through this store, 26 in the busiest hour",
         "",
         "▁▁              ██          ▄▄",
         "┯━━━━━━━━━━━┯━━━━━━━━━━━┯━━━━━──────┬───────────┬",
@@ -307,7 +307,7 @@ def test_it_fits_into_a_terminal(campaigns: int, pens: module.Glyphs) -> None:
 
 def test_nothing_is_known_but_something_was_created() -> None:
     """Braze has told no numbers; they are marked as assumed, and creations are shown."""
-    lines = shown(quota_of(("c", 14, 3), resets_at=None), forgetful=True)
+    lines = shown(quota_of(("c", 14, 3), resets_at=None), lasts_not=True)
 
     assert "--store sqlite:///quota.db" == lines[2]
     assert [
@@ -318,7 +318,7 @@ def test_nothing_is_known_but_something_was_created() -> None:
         "Unconfirmed   1",
         "Remaining     35 (assumed)",
         "Resets        unknown",
-        "Created       3 through this store, at most 3 in an hour",
+        "Created       3 through this store, 3 in the busiest hour",
         "",
     ] == lines[3:12]
 
@@ -329,7 +329,7 @@ def test_nothing_is_known_but_something_was_created() -> None:
 def test_what_is_left_has_the_colour_of_a_traffic_light(remaining: int, style: str) -> None:
     """Green while it is more than a fifth, red when it is nothing."""
     lines = module.describe(
-        quota_of(remaining=remaining, unconfirmed=0), NOW, module.Glyphs(), forgetful=False
+        quota_of(remaining=remaining, unconfirmed=0), NOW, module.Glyphs(), lasts_not=False
     )
 
     assert [style] == [span.style for line in lines for span in line.spans]
@@ -429,7 +429,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def test_redrawing(capsys: pytest.CaptureFixture[str]) -> None:
     """On a terminal a look is drawn over the one before; while the store is away, what was seen
     last stays, and the error is below."""
-    with module._screen(as_json=False, forgetful=False) as show:
+    with module._screen(as_json=False, lasts_not=False) as show:
         show(StoreError("gone\x07"))
         first = capsys.readouterr().out
         show(quota_of())
@@ -454,7 +454,7 @@ def test_a_terminal_that_cannot_redraw(
 ) -> None:
     """It is treated as a pipe."""
     monkeypatch.setenv("TERM", "dumb")
-    with module._screen(as_json=False, forgetful=False) as show:
+    with module._screen(as_json=False, lasts_not=False) as show:
         show(quota_of())
 
     assert capsys.readouterr().out.startswith("Limit         100\nUsed          62\n")
@@ -463,7 +463,7 @@ def test_a_terminal_that_cannot_redraw(
 @pytest.mark.usefixtures("terminal")
 def test_json_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """It is the same as in a pipe."""
-    with module._screen(as_json=True, forgetful=False) as show:
+    with module._screen(as_json=True, lasts_not=False) as show:
         show(quota_of())
 
     assert 62 == json.loads(capsys.readouterr().out)["used"]

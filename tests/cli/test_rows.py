@@ -111,19 +111,19 @@ def test_utf16_behind_other_letters() -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (b"c,\xe9t\xe9,x", "it is not UTF-8: it has the byte 0xE9"),
-        (b"c,s,caf\xe9", "it is not UTF-8: it has the byte 0xE9"),
-        (b"c,s,\xed\xa0\x80", "it is not UTF-8: it has the byte 0xED"),
+        (b"c,\xe9t\xe9,x", "it is not UTF-8, with its byte 0xE9: save the file as UTF-8"),
+        (b"c,s,caf\xe9", "it is not UTF-8, with its byte 0xE9: save the file as UTF-8"),
+        (b"c,s,\xed\xa0\x80", "it is not UTF-8, with its byte 0xED: save the file as UTF-8"),
         (b"c,s,a\0b", "it has NUL characters"),
         (b"c\xc3\xa9,s,", "campaign_id must be ASCII, as Braze requires"),
         (b",s,", "campaign_id must not be empty"),
         (b"c, ,", "send_id must not be empty"),
-        (b",,", "campaign_id must not be empty"),
+        (b",,x", "campaign_id must not be empty"),
         (b"c,a\tb,", "send_id must not contain control characters"),
         (b'c,"a\nb",', "send_id must not contain control characters"),
         (b"c," + 65 * b"s" + b",", "send_id must be at most 64 characters, not 65"),
-        (b"c,s", "its number of cells is 2, the header's 3"),
-        (b"c,s,,", "its number of cells is 4, the header's 3"),
+        (b"c,s", "it has 2 cells, the header 3"),
+        (b"c,s,,", "it has 4 cells, the header 3"),
         (b'"c"x,s,', "it is not CSV: ',' expected after '\"'"),
         (b'"c,s,x', "it is not CSV: unexpected end of data"),
         (b'"c"x,"s,', "it is not CSV: ',' expected after '\"'"),
@@ -174,7 +174,7 @@ def test_words_for_a_tab() -> None:
             b'{"campaign_id": "\\ud800", "send_id": "s"}',
             "campaign_id must be ASCII, as Braze requires",
         ),
-        (b'{"n": "\xe9"}', "it is not UTF-8: it has the byte 0xE9"),
+        (b'{"n": "\xe9"}', "it is not UTF-8, with its byte 0xE9: save the file as UTF-8"),
         (b'{"n": "\0"}', "it has NUL characters"),
     ],
 )
@@ -356,6 +356,24 @@ def test_no_folder_for_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         read(io.BytesIO(HEADER), print)
 
 
+def test_rows_of_empty_cells_are_blank() -> None:
+    """As spreadsheets leave them below the last row."""
+    with read(io.BytesIO(HEADER + b"c,s\n,\n , \n"), print) as rows:
+        assert [CreateSendId("c", "s")] == list(rows)
+
+
+def test_a_workbook_is_told_as_such() -> None:
+    """Who exports it in the wrong form is told the right one."""
+    with pytest.raises(ConfigurationError, match=r"save it as .CSV UTF-8"):
+        read(io.BytesIO(b"PK\x03\x04\x14\x00\x06\x00"), print)
+
+
+def test_names_of_columns_as_people_write_them() -> None:
+    """Case and blanks do not matter."""
+    with read(io.BytesIO(b"Send ID, Campaign Id\ns,c\n"), print) as rows:
+        assert [CreateSendId("c", "s")] == list(rows)
+
+
 def test_failure_of_the_caller_is_its_own() -> None:
     """What ``on_bad`` raises passes through; it is not taken for a failure of the file."""
 
@@ -363,7 +381,7 @@ def test_failure_of_the_caller_is_its_own() -> None:
         raise BrokenPipeError("stderr")
 
     with pytest.raises(BrokenPipeError):
-        read(io.BytesIO(HEADER + b",\n"), closed)
+        read(io.BytesIO(HEADER + b"c,\n"), closed)
 
 
 def test_many_rows() -> None:
