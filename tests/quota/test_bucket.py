@@ -258,6 +258,19 @@ def test_a_refused_canary_keeps_the_doubts_until_the_window_ends() -> None:
     assert {} == bucket.charges
 
 
+def test_a_refused_canary_says_nothing_of_a_doubt_that_was_too_young() -> None:
+    """Braze could not yet have counted it."""
+    bucket = known(used=98)
+    for name, begun in (("old", 5.0), ("young", 30.0)):
+        doubt = Answer(spent=None, in_doubt=True)
+        bucket.finish(ask(name), granted(bucket, ask(name), begun), doubt, begun + 1.0)
+    refused = Answer(spent=False, refused=True)
+    bucket.finish(ask("canary"), granted(bucket, ask("canary"), 40.0), refused, 41.0)
+    assert {"old.1": True, "young.1": False} == {
+        name: charge.asked for name, charge in bucket.charges.items()
+    }
+
+
 def test_pauses_grow_with_each_429_and_a_burst_is_one() -> None:
     """2 s, 4 s … for those that say nothing; an answer that is none starts over."""
     bucket = known()
