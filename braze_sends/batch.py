@@ -72,59 +72,73 @@ class Batch:
     Attributes:
         create: makes one.
         settled: waits for what was cancelled.
+        grace: seconds that an attempt may take.
         max_rate_limit_wait: seconds that each may wait for quota; ``None`` for ever.
         headroom: slots to leave untouched.
         failed: how pairs that were sent have failed. They are not sent again; nor is what was
             created, since the client remembers that.
         ended: how the quota ended, and until when, on the loop's clock, it will be gone.
+        place: that of the request, from 0, whose outcome was given last.
+        asking: how many creates are under way.
+        changed: set, and replaced, when one of them ends.
     """
 
     create: Create
     settled: Callable[[], Awaitable[None]]
+    grace: float
     max_rate_limit_wait: float | None
     headroom: int
     failed: dict[CreateSendId, BrazeSendsError] = attrs.field(init=False, factory=dict)
     ended: tuple[QuotaExhaustedError, float] | None = attrs.field(init=False, default=None)
+    place: int = attrs.field(init=False, default=-1)
+    asking: int = attrs.field(init=False, default=0)
+    changed: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
 
     async def outcomes(
         self,
         requests: Iterable[CreateSendId] | AsyncIterable[CreateSendId],
         concurrency: int,
-    ) -> AsyncGenerator[tuple[int, Outcome], None]:
-        """Outcomes as they come, each with the place of its request, from 0.
+    ) -> AsyncGenerator[Outcome, None]:
+        """Outcomes as they come; ``place`` tells whose.
 
-        Closed or cancelled, it cancels what is under way, and waits for what was sent.
+        Closed or cancelled, it cancels what is under way, and waits for what was sent. An error
+        that is not ours is raised after what is under way, which has ``grace`` seconds for that.
         """
         source = aiter(requests) if isinstance(requests, AsyncIterable) else iter(requests)
         working: dict[asyncio.Task[Outcome], int] = {}
         # The next request may take its time to come, and holds up none that is here.
         coming: asyncio.Task[object] | None = None
-        count, broken, more = 0, None, True
+        count, more = 0, True
+        broken: BaseException | None = None
+        until = math.inf
         try:
             while True:
                 if more and coming is None and len(working) < concurrency:
                     coming = asyncio.create_task(_next(source))
                 under_way: list[asyncio.Task[Any]] = [*working, coming] if coming else [*working]
-                if not under_way:
+                if not under_way or _now() >= until:
                     break
-                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                done = [work for work in working if work.done()]
-                for work in done:
-                    number = working.pop(work)
-                    if error := work.exception():  # not one of ours
-                        broken, more = broken or error, False
-                    else:
-                        yield number, work.result()
-                if done or coming is None:
+                await asyncio.wait(
+                    under_way,
+                    timeout=None if broken is None else until - _now(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                done = [task for task in under_way if task.done()]
+                if broken is None and (broken := _first_error(done)) is not None:
+                    # What is under way may end, since it may be known nowhere else; not for ever.
+                    more, until = False, _now() + self.grace
+                for work in [work for work in working if work.done()]:
+                    self.place = working.pop(work)
+                    if work.exception() is None:
+                        yield work.result()
+                if coming is None or done != [coming]:
                     continue  # nothing begins before these have been taken
                 came, coming = coming, None
-                if error := came.exception():
-                    broken, more = broken or error, False
-                elif (request := came.result()) is _END:
-                    more = False
-                elif more:
+                if more and (request := came.result()) is not _END:
                     working[asyncio.create_task(self._outcome(request))] = count
                     count += 1
+                else:
+                    more = False
             if broken is not None:
                 raise broken
         finally:
@@ -140,30 +154,43 @@ class Batch:
             problem = f"a request must be a CreateSendId, not {type(request).__name__}"
             return Outcome(request, error=ConfigurationError(problem))  # type: ignore[arg-type]  # as it was given
         try:
-            if failure := self.failed.get(check_request(request)):
-                return Outcome(request, error=failure)
-            if self.ended is not None and _now() < self.ended[1]:
-                return await self._without_quota(request, *self.ended)
-            return Outcome(request, await self._create(request))
+            return await self._asked(check_request(request), self.max_rate_limit_wait)
         except BrazeSendsError as error:
             return Outcome(request, error=error)
 
-    async def _create(self, request: CreateSendId) -> SendId:
+    async def _asked(self, request: CreateSendId, wait: float | None) -> Outcome:
+        if failure := self.failed.get(request):
+            return Outcome(request, error=failure)
+        if self.ended is not None and _now() < self.ended[1]:
+            return await self._without_quota(request, *self.ended)
+        return await self._create(request, wait)
+
+    async def _create(self, request: CreateSendId, wait: float | None) -> Outcome:
+        self.asking += 1
         try:
-            return await self.create(
+            send = await self.create(
                 request.campaign_id,
                 request.send_id,
-                max_rate_limit_wait=self.max_rate_limit_wait,
+                max_rate_limit_wait=wait,
                 headroom=self.headroom,
             )
+            return Outcome(request, send)
         except QuotaExhaustedError as error:
-            left = math.inf if error.retry_after is None else error.retry_after
-            self.ended = error, _now() + left
-            raise
+            if self.asking == 1:
+                left = math.inf if error.retry_after is None else error.retry_after
+                self.ended = error, _now() + left
+                raise
         except (APIConnectionError, APIResponseError) as error:
             if request.send_id is not None:
                 self.failed[request] = error
             raise
+        finally:
+            self.asking -= 1
+            self.changed.set()
+            self.changed = asyncio.Event()
+        # What else is under way may leave a slot, and tells when to come back.
+        await self.changed.wait()
+        return await self._asked(request, 0.0)
 
     async def _without_quota(
         self, request: CreateSendId, ended: QuotaExhaustedError, until: float
@@ -182,6 +209,10 @@ class Batch:
             told.quota_spent = error.quota_spent
             return Outcome(request, error=told)
         return Outcome(request, send)
+
+
+def _first_error(done: list[asyncio.Task[Any]]) -> BaseException | None:
+    return next((error for task in done if (error := task.exception()) is not None), None)
 
 
 def _now() -> float:

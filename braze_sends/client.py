@@ -179,8 +179,9 @@ class SendsClient:
         """Create many send IDs; no failure hides another's result.
 
         A pair that is asked for twice is sent once. When the quota has ended, the rest is told so
-        at once, but for what exists already. An error that is not this package's own, raised by
-        ``requests`` or ``on_outcome``, ends the batch as cancelling it does, and is raised.
+        at once, but for what exists already. An error of ``requests`` ends the batch: it is raised
+        when what is under way has ended, after one attempt's timeout at most. One of ``on_outcome``
+        ends it as cancelling does.
 
         Cancelling calls off what has not been sent, and waits for what has, one attempt's timeout
         at most; cancelled once more, it waits no longer, and the client goes on by itself.
@@ -199,18 +200,20 @@ class SendsClient:
             ConfigurationError: an argument is unusable; nothing was sent.
         """
         if on_outcome is not None and (
-            not callable(on_outcome) or inspect.iscoroutinefunction(on_outcome)
+            not callable(on_outcome)
+            or inspect.iscoroutinefunction(on_outcome)
+            or inspect.iscoroutinefunction(type(on_outcome).__call__)
         ):
             raise ConfigurationError(
                 "on_outcome must be a plain function; to await something for each outcome, "
                 "take iter_send_ids"
             )
         found: list[Outcome | None] = []
-        outcomes = self._outcomes(requests, concurrency, max_rate_limit_wait, headroom)
-        async with contextlib.aclosing(outcomes):
-            async for place, outcome in outcomes:
-                found.extend([None] * (place + 1 - len(found)))
-                found[place] = outcome
+        batch = self._batch(requests, concurrency, max_rate_limit_wait, headroom)
+        async with contextlib.aclosing(batch.outcomes(requests, concurrency)) as outcomes:
+            async for outcome in outcomes:
+                found.extend([None] * (batch.place + 1 - len(found)))
+                found[batch.place] = outcome
                 if on_outcome is not None:
                     on_outcome(outcome)
         return [outcome for outcome in found if outcome is not None]
@@ -238,14 +241,8 @@ class SendsClient:
         Raises:
             ConfigurationError: an argument is unusable; nothing was sent.
         """
-        outcomes = self._outcomes(requests, concurrency, max_rate_limit_wait, headroom)
-
-        async def unnumbered() -> AsyncGenerator[Outcome, None]:
-            async with contextlib.aclosing(outcomes):
-                async for _, outcome in outcomes:
-                    yield outcome
-
-        return unnumbered()
+        batch = self._batch(requests, concurrency, max_rate_limit_wait, headroom)
+        return batch.outcomes(requests, concurrency)
 
     async def find_send_id(self, campaign_id: str, send_id: str) -> SendId | None:
         """The send ID of a pair that was created through the store; asks nothing of Braze.
@@ -296,13 +293,13 @@ class SendsClient:
         if self._owns_store:
             await self._store.close()
 
-    def _outcomes(
+    def _batch(
         self,
         requests: Iterable[CreateSendId] | AsyncIterable[CreateSendId],
         concurrency: int,
         max_rate_limit_wait: float | _Unset | None,
         headroom: int,
-    ) -> AsyncGenerator[tuple[int, Outcome], None]:
+    ) -> Batch:
         flights = self._flights()
         if not isinstance(requests, Iterable | AsyncIterable):
             raise ConfigurationError(
@@ -312,8 +309,8 @@ class SendsClient:
             raise ConfigurationError("concurrency must be 1 or more")
         wait = self._wait(max_rate_limit_wait)
         checked_count("headroom", headroom)
-        batch = Batch(self.create_send_id, flights.settled, wait, headroom)
-        return batch.outcomes(requests, concurrency)
+        grace = self._transport.seconds
+        return Batch(self.create_send_id, flights.settled, grace, wait, headroom)
 
     def _wait(self, seconds: float | _Unset | None) -> float | None:
         if isinstance(seconds, _Unset):

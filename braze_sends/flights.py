@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import random
 import time
 import uuid
@@ -114,7 +115,7 @@ class Flights:
                 cap=self._settings.daily_limit,
                 campaign=request.campaign_id,
             )
-            flight = Flight(request, ask, Patience(float("inf") if wait is None else wait))
+            flight = Flight(request, ask, Patience(math.inf if wait is None else wait))
             self._take_off(flight, key)
         return await self._join(flight, key)
 
@@ -167,7 +168,9 @@ class Flights:
     async def _create(self, flight: Flight) -> SendId:
         try:
             retrying = retry.retrying(
-                self._settings.max_retries, lambda error: self._may_repeat(flight, error)
+                self._settings.max_retries,
+                lambda error: self._may_repeat(flight, error),
+                for_ever=flight.patience.left == math.inf,
             )
             return await retrying(self._attempt, flight)
         except BrazeSendsError as error:

@@ -8,7 +8,6 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception,
-    stop_after_attempt,
     wait_random_exponential,
 )
 
@@ -51,15 +50,26 @@ def is_safe(error: BrazeSendsError) -> bool:
     return error.send_id is not None or error.quota_spent is False
 
 
-def retrying(max_retries: int, may_repeat: Callable[[BrazeSendsError], bool]) -> AsyncRetrying:
+def retrying(
+    max_retries: int, may_repeat: Callable[[BrazeSendsError], bool], *, for_ever: bool = False
+) -> AsyncRetrying:
     """A fresh retry loop for one call; shared by tasks, one would be corrupt.
 
     Args:
         max_retries: attempts after the first.
         may_repeat: the caller's say, asked of transient errors alone.
+        for_ever: whether the caller waits for quota for ever: then a 429 is no failure.
     """
+    failures = 0
+
+    def stop(state: RetryCallState) -> bool:
+        nonlocal failures
+        error = state.outcome.exception() if state.outcome else None
+        failures += not (for_ever and isinstance(error, RateLimitError))
+        return failures > max_retries
+
     return AsyncRetrying(
-        stop=stop_after_attempt(max_retries + 1),
+        stop=stop,
         # A positive predicate on our own errors: a catch-all would swallow CancelledError.
         retry=retry_if_exception(
             lambda error: (

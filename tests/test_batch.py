@@ -314,6 +314,37 @@ def test_an_unlimited_wait_makes_them_all() -> None:
     play(schedule)
 
 
+def test_what_is_under_way_may_leave_a_slot() -> None:
+    """The end is told when nothing of the batch is out: no slot is left, and the time is right."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(refused=send_id in ("s5", "s6", "s7"))
+        client = world.client(max_retries=0, daily_limit=8, max_rate_limit_wait=0)
+        outcomes = await client.create_send_ids(rows(*range(20)), concurrency=8)
+        assert 8 == len(created(outcomes))
+        ends = [o.error for o in outcomes if isinstance(o.error, QuotaExhaustedError)]
+        assert 9 == len(ends)
+        for error in ends:
+            assert error.retry_after is not None
+            assert abs(MIDNIGHT + 1 - world.now() - error.retry_after) < 1
+
+    play(schedule)
+
+
+def test_who_waits_for_ever_outlasts_answers_that_do_not_say_how_long() -> None:
+    """A 429 without headers is no failure then, however many come."""
+
+    async def schedule(world: World) -> None:
+        world.model.spend(100, world.now())
+        client = world.client(max_rate_limit_wait=None)
+        send = await client.create_send_id("campaign", "s0")
+        assert send.attempts > 100
+        assert MIDNIGHT < world.now() < MIDNIGHT + 100
+        assert [1] == list(world.model.created_by_window.values())
+
+    play(schedule, headers_on_429=False)
+
+
 def test_headroom_is_left() -> None:
     """Bulk work stops before the slots of others."""
 
@@ -445,6 +476,43 @@ def test_a_name_that_cannot_be_made_ends_a_batch_when_the_rest_is_done() -> None
     play(schedule)
 
 
+def test_an_error_of_the_requests_is_not_held_back_by_a_wait() -> None:
+    """Who waits for quota is called off after an attempt's timeout."""
+
+    async def schedule(world: World) -> None:
+        async def broken() -> AsyncIterator[CreateSendId]:
+            for row in rows(*range(103)):
+                yield row
+            await asyncio.sleep(60)
+            raise LookupError("the calendar broke off")
+
+        started = world.loop.time()
+        with pytest.raises(LookupError, match="the calendar broke off"):
+            await world.client().create_send_ids(broken(), max_rate_limit_wait=None)
+        assert 70 <= world.loop.time() - started < 72
+        assert 100 == len(world.asked)
+
+    play(schedule)
+
+
+def test_a_name_that_cannot_be_made_is_not_held_back_by_silent_requests() -> None:
+    """Nor is that."""
+
+    async def schedule(world: World) -> None:
+        async def silent() -> AsyncIterator[CreateSendId]:
+            yield CreateSendId("campaign")
+            await asyncio.sleep(1e6)
+
+        def factory() -> str:
+            raise LookupError("no names")
+
+        with pytest.raises(LookupError, match="no names"):
+            await world.client(send_id_factory=factory).create_send_ids(silent())
+        assert world.loop.time() < 100
+
+    play(schedule)
+
+
 async def test_an_on_outcome_that_raises_ends_a_batch(fake: FakeBraze) -> None:
     """As cancelling it does: what was sent settles."""
     fake.latency = 0.005
@@ -491,8 +559,11 @@ async def test_on_outcome_is_a_plain_function(fake: FakeBraze) -> None:
 
     async def on_outcome(outcome: Outcome) -> None: ...
 
+    class Sink:
+        async def __call__(self, outcome: Outcome) -> None: ...
+
     async with client_of(fake) as braze:
-        for wrong in (on_outcome, 5):
+        for wrong in (on_outcome, Sink(), 5):
             with pytest.raises(ConfigurationError, match="take iter_send_ids"):
                 await braze.create_send_ids(rows(0), on_outcome=wrong)  # type: ignore[arg-type]
     assert [] == fake.requests

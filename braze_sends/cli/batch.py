@@ -249,7 +249,8 @@ def batch(
         )
         asyncio.run(_Run(braze, rows, lines, progress, summary, concurrency, headroom).run())
     if as_json:
-        print_json(summary.as_json())
+        with reporting(as_json=False):
+            print_json(summary.as_json())
     elif not quiet or summary.exit_code:
         for line in summary.in_words(continues=output is not None or not forgetful(store)):
             note(line)
@@ -265,7 +266,7 @@ def _read(file: str, skip_bad: bool, as_json: bool) -> Rows:
     bad: list[dict[str, object]] = []
 
     def on_bad(row: BadRow) -> None:
-        if as_json:
+        if as_json and not skip_bad:
             bad.append({"line": row.line, "problem": row.problem})
         else:
             note(f"line {row.line}: {row.problem}")
@@ -305,10 +306,12 @@ class _Run:
         watching = asyncio.create_task(self.progress.watch(self.braze))
         with _interrupts(self.interrupt):
             async with self.braze:
-                async for outcome in self.braze.iter_send_ids(
+                outcomes = self.braze.iter_send_ids(
                     self.todo(), concurrency=self.concurrency, headroom=self.headroom
-                ):
-                    self.take(outcome)
+                )
+                async with contextlib.aclosing(outcomes):
+                    async for outcome in outcomes:
+                        self.take(outcome)
                 watching.cancel()
                 await asyncio.wait([watching])
                 if self.closing is not None:
@@ -337,10 +340,10 @@ class _Run:
         elif isinstance(error, QuotaExhaustedError | RateLimitError):
             summary.ended = summary.ended or error
             self.more = False
-        elif isinstance(error, ConfigurationError) and self.closing is not None:
-            pass  # called off before it was sent
-        elif isinstance(error, _FATAL):
+        elif isinstance(error, _FATAL) and self.closing is None:
             self.fail(error)
+        elif error.quota_spent is False and self.closing is not None:
+            pass  # called off before it was sent
         else:
             # Nobody knows what became of it, so it gets no line, and is asked for by the next run.
             summary.unknown += 1
@@ -351,8 +354,6 @@ class _Run:
 
     def write(self, outcome: Outcome) -> None:
         request, send, error = outcome.request, outcome.result, outcome.error
-        if error is not None:
-            self.progress.say(f"failed: {_pair(request)}: {error}")
         try:
             status = self.output.write(
                 request,
@@ -368,6 +369,8 @@ class _Run:
             self.summary.unwritten += 1
             self.fail(failure)
         else:
+            if error is not None:
+                self.progress.say(f"failed: {_pair(request)}: {error}")
             self.summary.lines[status] += 1
             self.progress.advance(send.rate_limit if send is not None else None)
 

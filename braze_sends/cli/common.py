@@ -21,7 +21,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -146,6 +146,10 @@ def reporting(as_json: bool) -> Iterator[None]:
         else:
             note(f"error: {error_line(error)}")
         raise typer.Exit(exit_code(error)) from None
+    except OSError as error:
+        note(f"error: standard output cannot be written: {error.strerror}")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # else Python tries again at its end
+        raise typer.Exit(ERROR) from None
 
 
 def exit_code(error: BrazeSendsError) -> int:
@@ -204,8 +208,9 @@ def print_json(shown: dict[str, Any]) -> None:
 
 
 def note(line: str) -> None:
-    """One line on stderr."""
-    typer.echo(printable(line), err=True)
+    """One line on stderr; if nobody reads it any more, so be it."""
+    with suppress(OSError):
+        typer.echo(printable(line), err=True)
 
 
 def printable(text: str) -> str:

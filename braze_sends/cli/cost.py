@@ -13,7 +13,7 @@ import typer
 
 from braze_sends import CreateSendId, QuotaStatus, SendsClient
 from braze_sends.cli.common import moment, print_json
-from braze_sends.cli.output import Status, decision_in
+from braze_sends.cli.output import OutputError, Status, decision_in
 from braze_sends.cli.rows import Rows
 from braze_sends.protocol import pair_digest
 
@@ -71,8 +71,11 @@ def _decided(output: str | None) -> dict[bytes, Status]:
     """What the lines in the output say, which stays as it is."""
     if output is None or not os.path.isfile(output):
         return {}
-    with open(output, "rb") as file:
-        return dict(found for line in file if (found := decision_in(line)) is not None)
+    try:
+        with open(output, "rb") as file:
+            return dict(found for line in file if (found := decision_in(line)) is not None)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be read: {error.strerror}") from None
 
 
 def _days(create: int, status: QuotaStatus, headroom: int) -> int | None:

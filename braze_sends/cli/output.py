@@ -242,6 +242,8 @@ class Output:
             _write_all(file, data)
             if lasting:
                 os.fsync(file.fileno())
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(self._name)):
+                raise FileNotFoundError(errno.ENOENT, "it was replaced by another file")
         except OSError:
             self._half = start
             self._remove_half(file)

@@ -60,20 +60,22 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):
+                self._bar.stop()
 
     def say(self, line: str) -> None:
         """A line that matters, however quiet it is meant to be."""
         if self._bar is None:
             note(line)
         else:
-            self._bar.console.print(escape(printable(line)), soft_wrap=True)
+            with contextlib.suppress(OSError):  # the terminal is gone; the batch goes on
+                self._bar.console.print(escape(printable(line)), soft_wrap=True)
 
     def advance(self, limit: RateLimit | None) -> None:
         """One more row has been decided, by an answer that told ``limit``."""
         self._done += 1
         if limit is not None:
-            self._quota = limit
+            self._told(limit)
         if self._bar is not None:
             self._bar.advance(self._task)
         elif not self._quiet and (self._done % self._step == 0 or self._done == self._rows):
@@ -90,7 +92,8 @@ class Progress:
                     self._look(await braze.quota())
             if self._bar is not None:
                 self._bar.update(self._task, description=self._text(self._bar.tasks[0].speed))
-                self._bar.refresh()
+                with contextlib.suppress(OSError):
+                    self._bar.refresh()
             await asyncio.sleep(LOOK if self._bar is None else FRAME)
 
     def _look(self, status: QuotaStatus) -> None:
@@ -100,10 +103,17 @@ class Progress:
         until = status.resets_at
         if until is None:
             return
-        self._quota = RateLimit(status.limit, status.remaining, until)
+        self._told(RateLimit(status.limit, status.remaining, until))
         if self._waits and self._bar is None and until != self._told_until:
             self._told_until = until
             note(f"waiting for quota: it resets {moment(until)}, in {_span_until(until)}")
+
+    def _told(self, limit: RateLimit) -> None:
+        # Answers come in any order, and within a window it only becomes less.
+        last = self._quota
+        same = last is not None and (last.resets_at, last.limit) == (limit.resets_at, limit.limit)
+        if last is None or not same or limit.remaining < last.remaining:
+            self._quota = limit
 
     def _text(self, speed: float | None) -> str:
         begin = "waiting" if self._waits else f"{speed or 0:.1f}/s"

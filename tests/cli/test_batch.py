@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -353,6 +354,29 @@ def test_a_line_that_cannot_be_written_is_told_on_stderr(
     assert ["reused", "created", "created"] == [status for (status,) in told("status")]
 
 
+def test_an_output_that_is_replaced_is_noticed(batch: Batch, fake: FakeBraze) -> None:
+    """Its line is told, and nothing more is sent."""
+    fake.fault_for = lambda request: os.rename("out.jsonl", "moved") if fake.created else None
+    result = batch(csv(1, 2, 3))
+    told_line = result.stderr.partition("not written: ")[2].splitlines()[0]
+
+    assert (1, 2) == (result.exit_code, len(fake.requests))
+    assert "s2" == json.loads(told_line)["send_id"]
+    assert "3 rows: 1 created, 1 created or not, but not written" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")
+def test_an_output_that_cannot_be_read_for_its_cost(run: Run, batch: Batch) -> None:
+    """Is told in a line."""
+    Path("rows").write_text(csv(1))
+    result = run("batch", "rows", "--dry-run", "--output", "/proc/self/mem")
+
+    assert (1, "error: /proc/self/mem cannot be read: Input/output error\n") == (
+        result.exit_code,
+        result.stderr,
+    )
+
+
 @pytest.mark.parametrize("output", ["no-such-folder/out.jsonl", ".", "rows"])
 def test_an_output_that_cannot_be_used(
     run: Run, batch: Batch, fake: FakeBraze, output: str
@@ -490,6 +514,16 @@ def test_numbers_that_cannot_be_meant(batch: Batch, option: tuple[str, str]) -> 
     assert 2 == batch(csv(1), *option).exit_code
 
 
+def test_skipped_rows_are_told_beside_json(batch: Batch) -> None:
+    """On standard error, where they disturb nobody."""
+    result = batch(BAD, "--skip-bad", "--json", "--quiet")
+
+    assert 3 == json.loads(result.stdout)["bad"]
+    assert ["line 3", "line 5", "line 6"] == [
+        line.partition(":")[0] for line in result.stderr.splitlines()
+    ]
+
+
 # --- what is said --------------------------------------------------------------------------------
 
 
@@ -621,6 +655,29 @@ def test_ctrl_c_twice_ends_it_at_once(
     batch(csv(1))
 
     assert ([130], [b"\x1b[?25h\n"] * terminal) == (exits, shown)
+
+
+def test_a_row_in_doubt_is_told_when_it_is_stopped(
+    batch: Batch, fake: FakeBraze, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer was lost, and the pause before asking again is not waited for."""
+    monkeypatch.setattr("braze_sends.retry._backoff", lambda state: 60.0)
+    fake.script(Fault(drop="after"))
+
+    def interrupted() -> None:
+        while not fake.created:
+            time.sleep(0.01)
+        time.sleep(0.3)  # until the client has noticed
+        interrupt(1)
+
+    thread = threading.Thread(target=interrupted)
+    thread.start()
+    result = batch(csv(1, 2))
+    thread.join()
+
+    assert (130, [("c", "s1")]) == (result.exit_code, fake.created)
+    assert "no answer: c, s1: " in result.stderr
+    assert "2 rows: 1 without an answer" in result.stderr
 
 
 def test_sigterm_twice_is_as_good_as_once(batch: Batch, fake: FakeBraze) -> None:

@@ -161,6 +161,46 @@ def test_what_is_closed_is_no_trouble(environ: dict[str, str | None], fake: Fake
     assert (2, True) == (empty.returncode, "error: standard input is empty" in empty.stderr)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="has no /dev/full")
+@pytest.mark.parametrize("reader", ["head", "full"])
+def test_whoever_listens_the_batch_goes_on(
+    environ: dict[str, str | None], fake: FakeBraze, reader: str
+) -> None:
+    """A terminal or a pipe that has gone costs no line."""
+    fake.daily_limit, fake.latency = 100, 0.002
+    pairs = calendar(40)
+    env = {name: value for name, value in {**os.environ, **environ}.items() if value is not None}
+    command = '"$0" "$@" 2>/dev/full' if reader == "full" else '("$0" "$@" 2>&1 >&3; echo $? >code)'
+    pipe = "" if reader == "full" else " 3>/dev/null | head -n 1"
+    subprocess.run(
+        ["sh", "-c", command + pipe, sys.executable, "-m", "braze_sends.cli", *BATCH],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        check=False,
+        timeout=30,
+    )
+
+    assert pairs == fake.created == written()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no /dev/full")
+def test_a_summary_that_cannot_be_written(environ: dict[str, str | None], fake: FakeBraze) -> None:
+    """Is an error in one line; the lines are there."""
+    fake.daily_limit = 100
+    pairs = calendar(3)
+    env = {name: value for name, value in {**os.environ, **environ}.items() if value is not None}
+    command = ["sh", "-c", 'exec "$0" "$@" >/dev/full', sys.executable, "-m", "braze_sends.cli"]
+    ended = subprocess.run(
+        [*command, *BATCH, "--json", "--quiet"], env=env, capture_output=True, text=True, timeout=20
+    )
+
+    assert (1, "error: standard output cannot be written: No space left on device\n") == (
+        ended.returncode,
+        ended.stderr,
+    )
+    assert pairs == written()
+
+
 # --- signals -------------------------------------------------------------------------------------
 
 
