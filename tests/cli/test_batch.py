@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from braze_sends import QuotaExhaustedError
-from braze_sends.cli.common import come_back, moment
+from braze_sends.cli.common import come_back, moment, reporting
 from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import KEY, Run
 
@@ -354,9 +355,19 @@ def test_a_line_that_cannot_be_written_is_told_on_stderr(
     assert ["reused", "created", "created"] == [status for (status,) in told("status")]
 
 
-def test_an_output_that_is_replaced_is_noticed(batch: Batch, fake: FakeBraze) -> None:
-    """Its line is told, and nothing more is sent."""
-    fake.fault_for = lambda request: os.rename("out.jsonl", "moved") if fake.created else None
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_output_that_is_replaced_is_noticed(
+    batch: Batch, fake: FakeBraze, replaced: bool
+) -> None:
+    """Its line is told, and nothing more is sent; nor where it is only gone."""
+
+    def move(request: object) -> None:
+        if fake.created:
+            os.rename("out.jsonl", "moved")
+            if replaced:
+                Path("out.jsonl").touch()
+
+    fake.fault_for = move
     result = batch(csv(1, 2, 3))
     told_line = result.stderr.partition("not written: ")[2].splitlines()[0]
 
@@ -609,6 +620,22 @@ def test_the_cost_in_days(
     assert not Path("new.jsonl").exists()
     assert run("batch", "rows", "--dry-run", *options).stdout.endswith(
         "Days needed    never: all of it is headroom\n" if days is None else f" {days}\n"
+    )
+
+
+def test_standard_output_that_is_full_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line; and Python does not try again at its end."""
+    before = sys.stdout
+    monkeypatch.setattr(sys, "stdout", before)
+    with pytest.raises(typer.Exit) as ended, reporting(as_json=True):
+        raise OSError(28, "No space left on device")
+
+    assert (1, True) == (ended.value.exit_code, sys.stdout is not before)
+    sys.stdout.close()
+    assert "error: standard output cannot be written: No space left on device\n" == (
+        capsys.readouterr().err
     )
 
 
