@@ -8,6 +8,7 @@ However a batch ends, no task of it is left.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import (
     AsyncGenerator,
@@ -80,7 +81,8 @@ class Batch:
         ended: how the quota ended, and until when, on the loop's clock, it will be gone.
         place: that of the request, from 0, whose outcome was given last.
         asking: how many creates are under way.
-        changed: set, and replaced, when one of them ends.
+        idle: set while there are none.
+        turn: of those that were told that the quota has ended, while others were under way.
     """
 
     create: Create
@@ -92,7 +94,8 @@ class Batch:
     ended: tuple[QuotaExhaustedError, float] | None = attrs.field(init=False, default=None)
     place: int = attrs.field(init=False, default=-1)
     asking: int = attrs.field(init=False, default=0)
-    changed: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    idle: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    turn: asyncio.Lock = attrs.field(init=False, factory=asyncio.Lock)
 
     async def outcomes(
         self,
@@ -154,19 +157,39 @@ class Batch:
             problem = f"a request must be a CreateSendId, not {type(request).__name__}"
             return Outcome(request, error=ConfigurationError(problem))  # type: ignore[arg-type]  # as it was given
         try:
-            return await self._asked(check_request(request), self.max_rate_limit_wait)
+            return await self._create(check_request(request))
         except BrazeSendsError as error:
             return Outcome(request, error=error)
 
-    async def _asked(self, request: CreateSendId, wait: float | None) -> Outcome:
+    async def _create(self, request: CreateSendId) -> Outcome:
+        try:
+            return await self._ask(request, self.max_rate_limit_wait)
+        except QuotaExhaustedError as error:
+            if not self.asking:
+                self._end(error)
+                raise
+        # What else is under way may leave a slot, and tells when to come back.
+        async with self.turn:
+            if self.ended is None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.idle.wait(), self.grace)
+            try:
+                return await self._ask(request, 0.0)
+            except QuotaExhaustedError as error:
+                self._end(error)
+                raise
+
+    def _end(self, error: QuotaExhaustedError) -> None:
+        left = math.inf if error.retry_after is None else error.retry_after
+        self.ended = error, _now() + left
+
+    async def _ask(self, request: CreateSendId, wait: float | None) -> Outcome:
         if failure := self.failed.get(request):
             return Outcome(request, error=failure)
         if self.ended is not None and _now() < self.ended[1]:
             return await self._without_quota(request, *self.ended)
-        return await self._create(request, wait)
-
-    async def _create(self, request: CreateSendId, wait: float | None) -> Outcome:
         self.asking += 1
+        self.idle.clear()
         try:
             send = await self.create(
                 request.campaign_id,
@@ -174,23 +197,15 @@ class Batch:
                 max_rate_limit_wait=wait,
                 headroom=self.headroom,
             )
-            return Outcome(request, send)
-        except QuotaExhaustedError as error:
-            if self.asking == 1:
-                left = math.inf if error.retry_after is None else error.retry_after
-                self.ended = error, _now() + left
-                raise
         except (APIConnectionError, APIResponseError) as error:
             if request.send_id is not None:
                 self.failed[request] = error
             raise
         finally:
             self.asking -= 1
-            self.changed.set()
-            self.changed = asyncio.Event()
-        # What else is under way may leave a slot, and tells when to come back.
-        await self.changed.wait()
-        return await self._asked(request, 0.0)
+            if not self.asking:
+                self.idle.set()
+        return Outcome(request, send)
 
     async def _without_quota(
         self, request: CreateSendId, ended: QuotaExhaustedError, until: float

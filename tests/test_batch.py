@@ -331,6 +331,42 @@ def test_what_is_under_way_may_leave_a_slot() -> None:
     play(schedule)
 
 
+def test_the_end_of_the_quota_costs_no_rush() -> None:
+    """However many stand before it at once: each asks again once at most."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(latency=0.1 + n % 7 / 10)
+        client, asked = world.client(max_rate_limit_wait=0), 0
+        create = client.create_send_id
+
+        async def counted(*args: Any, **options: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return await create(*args, **options)
+
+        client.create_send_id = counted  # type: ignore[method-assign]
+        outcomes = await client.create_send_ids(rows(*range(600)), concurrency=500)
+        assert (100, 0) == (len(created(outcomes)), world.over)
+        assert 600 <= asked <= 1200
+
+    play(schedule)
+
+
+def test_the_end_is_told_though_others_take_long() -> None:
+    """One attempt's timeout is waited for them, and no longer."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: UNANSWERED if send_id == "s0" else Fate()
+        client = world.client(max_rate_limit_wait=0, daily_limit=2)
+        started, came = world.loop.time(), {}
+        async for outcome in client.iter_send_ids(rows(1, 0, 2), concurrency=2):
+            came[outcome.request.send_id] = round(world.loop.time() - started)
+        assert (0, 10) == (came["s1"], came["s2"])
+        assert came["s0"] > 20
+
+    play(schedule)
+
+
 def test_who_waits_for_ever_outlasts_answers_that_do_not_say_how_long() -> None:
     """A 429 without headers is no failure then, however many come."""
 
