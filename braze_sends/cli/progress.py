@@ -60,6 +60,7 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
+            self._describe(self._bar)  # for the last frame, which ``stop`` draws
             with contextlib.suppress(OSError):
                 self._bar.stop()
 
@@ -74,6 +75,7 @@ class Progress:
     def advance(self, limit: RateLimit | None) -> None:
         """One more row has been decided, by an answer that told ``limit``."""
         self._done += 1
+        self._waits = False
         if limit is not None:
             self._told(limit)
         if self._bar is not None:
@@ -91,7 +93,7 @@ class Progress:
                 with contextlib.suppress(BrazeSendsError):  # the creates meet the same, and say so
                     self._look(await braze.quota())
             if self._bar is not None:
-                self._bar.update(self._task, description=self._text(self._bar.tasks[0].speed))
+                self._describe(self._bar)
                 with contextlib.suppress(OSError):
                     self._bar.refresh()
             await asyncio.sleep(LOOK if self._bar is None else FRAME)
@@ -114,6 +116,9 @@ class Progress:
         same = last is not None and (last.resets_at, last.limit) == (limit.resets_at, limit.limit)
         if last is None or not same or limit.remaining < last.remaining:
             self._quota = limit
+
+    def _describe(self, bar: progress.Progress) -> None:
+        bar.update(self._task, description=self._text(bar.tasks[0].speed))
 
     def _text(self, speed: float | None) -> str:
         begin = "waiting" if self._waits else f"{speed or 0:.1f}/s"

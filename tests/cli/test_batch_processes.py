@@ -120,7 +120,8 @@ def test_340_rows_on_a_quota_of_100_in_a_terminal(start: Start, emulator: Emulat
     assert pairs == written()
     assert stop().endswith("340 requests, 340 created, 0 over quota")
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.shown)
-    assert re.search(r"━ 100/340 waiting, 0 of 100 left, resets in \d+ s\r", shown)
+    # Windows are aligned to the clock: the first one may end before its 100 are used.
+    assert re.search(r" \d+/340 waiting, 0 of 100 left, resets in \d+ s\r", shown)
     assert re.search(r"\d/340 [0-9.]+/s, \d+ of 100 left, resets in \d+ s\r", shown)
     assert shown.endswith("340 rows: 340 created\r\n")
     assert max(map(len, re.split(r"[\r\n]", shown))) <= 80

@@ -113,6 +113,20 @@ def test_a_bar_that_waits_says_so(terminal: Terminal) -> None:
     assert "80/340 waiting, 20 of 100 left, resets in 5 h 0 min" in str(terminal)
 
 
+def test_a_row_that_is_decided_ends_the_wait(terminal: Terminal) -> None:
+    """Even the last frame, which is drawn as the bar goes, tells what its answer told."""
+    with terminal:
+        progress = Progress(2, 0, quiet=False, headroom=0)
+        watch(progress, used_up())
+        with progress:
+            progress.advance(RateLimit(100, 99, resets(24)))
+
+    assert "waiting, 0 of 100 left" in str(terminal)
+    last = str(terminal).rsplit("1/2", 1)[1]
+    assert "waiting" not in last
+    assert ", 99 of 100 left, resets in 24 h 0 min" in last
+
+
 def test_lines_stand_above_the_bar(terminal: Terminal) -> None:
     """Without control characters, and as they are."""
     with terminal, Progress(340, 0, quiet=False, headroom=0) as progress:
