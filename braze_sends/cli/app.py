@@ -41,6 +41,7 @@ app = typer.Typer(
     epilog="Example: braze-sends create my-campaign --send-id story-1\n\n"
     "Exit codes: 0 done, 1 error, 2 wrong usage, 3 some rows of a batch failed, "
     "75 no quota: come back later, 130 interrupted.",
+    context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # one of them may be the API key
 )

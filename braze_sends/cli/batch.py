@@ -169,6 +169,7 @@ def batch(
         str | None,
         typer.Option(
             "--output",
+            "-o",
             metavar="PATH",
             help="Where result lines are appended, and what a rerun goes on from. Without it: "
             "standard output.",
@@ -199,7 +200,7 @@ def batch(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="The longest that an attempt may take.")
     ] = 10.0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say only what went wrong.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     base_url: BaseUrlOption = None,
     store: StoreOption = None,

@@ -378,10 +378,13 @@ def test_version(run: Run) -> None:
     assert "braze-sends 0.1.0\n" == run("--version").stdout
 
 
-@pytest.mark.parametrize("command", [[], ["create"], ["quota"], ["emulator"], ["demo"]])
-def test_help_has_an_example(run: Run, command: list[str]) -> None:
+@pytest.mark.parametrize("option", ["--help", "-h"])
+@pytest.mark.parametrize(
+    "command", [[], ["create"], ["batch"], ["quota"], ["doctor"], ["demo"], ["emulator"]]
+)
+def test_help_has_an_example(run: Run, command: list[str], option: str) -> None:
     """Each help ends with an example."""
-    result = run(*command, "--help")
+    result = run(*command, option)
 
     assert 0 == result.exit_code
     assert "Example: " in result.stdout

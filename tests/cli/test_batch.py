@@ -549,11 +549,13 @@ def test_piped_it_says_plain_lines(batch: Batch) -> None:
     ] == result.stderr.splitlines()
 
 
-def test_quiet_it_says_what_went_wrong(batch: Batch, fake: FakeBraze) -> None:
-    """And nothing else."""
+def test_quiet_it_says_what_went_wrong(run: Run, batch: Batch, fake: FakeBraze) -> None:
+    """And nothing else; the options have short names too."""
     assert "" == batch(csv(1, 2), "--quiet").output
     fake.script(Fault(status=400))
     assert "failed: c, s3" in batch(csv(3), "--quiet").stderr
+    assert "" == run("batch", "rows", "-o", "short.jsonl", "-q").output
+    assert 1 == len(lines("short.jsonl"))
 
 
 def test_control_characters_do_not_reach_the_terminal(batch: Batch, fake: FakeBraze) -> None:
