@@ -150,6 +150,8 @@ class Batch:
                 task.cancel()
             if left:
                 await asyncio.wait(left)
+                for task in left:
+                    task.cancelled() or task.exception()  # seen
                 await self.settled()
 
     async def _outcome(self, request: object) -> Outcome:

@@ -95,6 +95,10 @@ class QuotaExhaustedError(BrazeSendsError):
         self.resets_at = resets_at
         self.retry_after = retry_after
 
+    def __str__(self) -> str:
+        when = "" if self.retry_after is None else f"; come back in {self.retry_after:.0f} s"
+        return f"{self.message}{when}"
+
 
 class StoreError(BrazeSendsError):
     """The store that keeps the quota cannot be used. Nothing was sent."""

@@ -259,7 +259,7 @@ def exhausted(error: RateLimitError, headers: AnswerHeaders, now: float) -> Braz
     if retry_after is None:
         return error
     return QuotaExhaustedError(
-        f"Braze answered 429: {error.message}; come back in {retry_after:.0f} s",
+        f"Braze answered 429: {error.message}",
         limit=rate_limit.limit if rate_limit and used_up else None,
         remaining=0 if used_up else None,
         resets_at=rate_limit.resets_at if rate_limit and used_up else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from braze_sends import (
     SendsClient,
 )
 from braze_sends.testing import FakeBraze, Fault
-from tests.world import KEY, MIDNIGHT, UNANSWERED, Fate, World, play
+from tests.world import KEY, MIDNIGHT, MORNING, UNANSWERED, Fate, World, play
 
 
 def rows(*names: object) -> list[CreateSendId]:
@@ -314,6 +315,26 @@ def test_an_unlimited_wait_makes_them_all() -> None:
     play(schedule)
 
 
+def test_the_end_is_told_as_it_is_now() -> None:
+    """Long after the end was met, the words and the number count from when they are told."""
+
+    async def schedule(world: World) -> None:
+        async def source() -> AsyncIterator[CreateSendId]:
+            for request in rows(1, 2, 3):
+                yield request
+                await asyncio.sleep(3600)
+
+        client = world.client(daily_limit=1, max_rate_limit_wait=0)
+        _, first, second = await client.create_send_ids(source())
+        for told, hours in ((first.error, 1), (second.error, 2)):
+            assert isinstance(told, QuotaExhaustedError)
+            left = MIDNIGHT + 1 - MORNING - hours * 3600
+            assert told.retry_after == pytest.approx(left, abs=2)
+            assert str(told).endswith(f"; come back in {told.retry_after:.0f} s")
+
+    play(schedule)
+
+
 def test_what_is_under_way_may_leave_a_slot() -> None:
     """The end is told when nothing of the batch is out: no slot is left, and the time is right."""
 
@@ -437,6 +458,29 @@ def tasks_of_ours() -> list[str]:
     codes = [getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()]
     files = [Path(code.co_filename) for code in codes if code is not None]
     return [file.name for file in files if file.parent.name in ("braze_sends", "quota")]
+
+
+async def test_requests_that_fail_as_they_are_cancelled_leave_no_complaint(fake: FakeBraze) -> None:
+    """Their error comes too late for anybody, and the loop does not complain of it."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+
+    async def source() -> AsyncIterator[CreateSendId]:
+        yield CreateSendId("campaign", "s")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            raise RuntimeError("the cursor is gone")
+
+    async with client_of(fake) as braze:
+        batch = asyncio.create_task(braze.create_send_ids(source()))
+        while not fake.created:
+            await asyncio.sleep(0.001)
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+    gc.collect()
+    assert [] == complaints
 
 
 async def test_cancelled_twice_it_waits_no_longer(fake: FakeBraze) -> None:

@@ -184,10 +184,12 @@ def test_an_error_crosses_a_process() -> None:
 
 @pytest.mark.parametrize("kind", ALL)
 def test_the_text_of_an_error_is_readable(kind: type[BrazeSendsError]) -> None:
-    """``str`` is one line of words, with the status and the request ID of an answer."""
+    """One line of words, with the status and request ID of an answer, or when to come back."""
     text = "what happened"
     if issubclass(kind, APIResponseError):
         text = "418: what happened (request 9d4c0c4e)"
+    if kind is QuotaExhaustedError:
+        text = "what happened; come back in 12 s"
     assert text == str(full(kind))
     assert f"{kind.__name__}('what happened')" == repr(full(kind))
 

@@ -9,7 +9,7 @@ _HINT = "error: the command line needs typer and rich: pip install 'braze_sends[
 
 
 def main() -> None:
-    """Run ``braze-sends``. See ``braze_sends.cli.common`` for the exit codes."""
+    """Run ``braze-sends``."""
     # Python has None for what was closed before it started.
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import shlex
 import signal
@@ -26,8 +27,8 @@ from braze_sends.cli.common import (
     make_client,
     moment,
     note,
-    print_json,
     printable,
+    printing,
     reporting,
     status_of,
 )
@@ -39,7 +40,7 @@ from braze_sends.testing import FakeBraze
 app = typer.Typer(
     help="Create Braze send IDs, and keep the daily quota that they cost.",
     epilog="Example: braze-sends create my-campaign --send-id story-1\n\n"
-    "Exit codes: 0 done, 1 error, 2 wrong usage, 3 some rows of a batch failed, "
+    "Exit codes: 0 done, 1 error, 2 wrong usage, 3 some rows of a batch have no send ID, "
     "75 no quota: come back later, 130 interrupted.",
     context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
@@ -62,7 +63,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """What stands before the command's name."""
+    """Options of ``braze-sends`` itself."""
 
 
 # --- create --------------------------------------------------------------------------------------
@@ -106,11 +107,9 @@ def create(
         except KeyboardInterrupt:
             note(f"interrupted; to ask for the same send again, pass --send-id {name}")
             raise typer.Exit(INTERRUPTED) from None
-    if as_json:
-        print_json(_send_object(send))
-        return
-    typer.echo(printable(send.send_id))
-    if Console(stderr=True).is_terminal:
+    with printing(f"; {status_of(send)}: {send.campaign_id}, {send.send_id}"):
+        typer.echo(json.dumps(_send_object(send)) if as_json else printable(send.send_id))
+    if not as_json and Console(stderr=True).is_terminal:
         note(_details(send))
 
 
@@ -180,7 +179,8 @@ async def _serve(fake: FakeBraze) -> None:
     with contextlib.suppress(NotImplementedError):  # Windows; there SIGTERM just ends the process
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     async with fake:
-        typer.echo(fake.base_url)  # flushed, so that a script can wait for this line
+        with printing():
+            typer.echo(fake.base_url)  # flushed, so that a script can wait for this line
         for line in (
             f"A Braze that sends nothing: {fake.daily_limit} send IDs in a window. To use it:",
             f"  export BRAZE_BASE_URL={fake.base_url}",

@@ -18,30 +18,24 @@ import typer
 
 from braze_sends import (
     APIStatusError,
-    AuthenticationError,
+    BadRequestError,
     BrazeSendsError,
     ConfigurationError,
     CreateSendId,
-    NotFoundError,
     Outcome,
-    PermissionDeniedError,
     QuotaExhaustedError,
     RateLimitError,
     SendsClient,
     StoreError,
 )
 from braze_sends.cli.common import (
-    COME_BACK,
     INTERRUPTED,
-    SOME_FAILED,
     USAGE,
     BaseUrlOption,
     KeyFileOption,
     StoreOption,
     WorkspaceOption,
-    come_back,
     existing,
-    exit_code,
     forgetful,
     make_client,
     note,
@@ -53,107 +47,10 @@ from braze_sends.cli.cost import show_cost
 from braze_sends.cli.output import Output, OutputError
 from braze_sends.cli.progress import Progress
 from braze_sends.cli.rows import BadRow, Rows, read
-from braze_sends.retry import is_transient
+from braze_sends.cli.summary import Summary
 
-#: So many rows one after the other without an answer, and the line is taken for dead.
+#: After so many rows in a row without a result the connection is taken for dead.
 GIVE_UP_AFTER: Final = 5
-
-#: They would say the same of every row.
-_FATAL = (AuthenticationError, PermissionDeniedError, NotFoundError, StoreError, ConfigurationError)
-
-
-@attrs.define(kw_only=True)
-class Summary:
-    """How a batch went.
-
-    Attributes:
-        rows: pairs in the file.
-        bad: rows that cannot be used.
-        repeated: rows that repeat the pair of another.
-        before: pairs that had a line already, and had not failed.
-        failed_before: pairs that had failed before.
-        lines: how many were written.
-        unwritten: lines that could not be.
-        unknown: rows that got no answer, and so no line.
-        ended: how the quota ended.
-        fatal: what ended the batch.
-        interrupted: whether Ctrl-C or SIGTERM did.
-    """
-
-    rows: int
-    bad: int
-    repeated: int
-    before: int
-    failed_before: int
-    lines: dict[str, int] = attrs.field(
-        factory=lambda: {"created": 0, "reused": 0, "queued": 0, "failed": 0}
-    )
-    unwritten: int = 0
-    unknown: int = 0
-    ended: QuotaExhaustedError | RateLimitError | None = None
-    fatal: BrazeSendsError | None = None
-    interrupted: bool = False
-
-    @property
-    def left(self) -> int:
-        """Pairs without a line."""
-        return self.rows - self.before - self.failed_before - sum(self.lines.values())
-
-    @property
-    def exit_code(self) -> int:
-        """What a script has to know."""
-        if self.fatal is not None:
-            return exit_code(self.fatal)
-        if self.interrupted and self.left:
-            return INTERRUPTED
-        if self.ended is not None:
-            return COME_BACK
-        failed = self.lines["failed"] + self.failed_before + self.unknown + self.bad
-        return SOME_FAILED if failed else 0
-
-    def as_json(self) -> dict[str, object]:
-        """As ``--json`` shows it."""
-        resets_at = getattr(self.ended, "resets_at", None)
-        return {
-            "rows": self.rows,
-            "bad": self.bad,
-            "repeated": self.repeated,
-            "before": self.before,
-            "failed_before": self.failed_before,
-            **self.lines,
-            "unwritten": self.unwritten,
-            "unknown": self.unknown,
-            "left": self.left,
-            "resets_at": resets_at and resets_at.isoformat(),
-            "retry_after": self.ended and self.ended.retry_after,
-            "error": self.fatal and f"{type(self.fatal).__name__}: {self.fatal}",
-        }
-
-    def in_words(self, *, continues: bool) -> Iterator[str]:
-        """As people read it; ``continues`` is whether a rerun goes on from here."""
-        if self.fatal is not None:
-            yield f"error: {self.fatal}"
-        counts = {
-            **self.lines,
-            "created or not, but not written": self.unwritten,
-            "done before": self.before,
-            "failed before": self.failed_before,
-            "without an answer": self.unknown,
-        }
-        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        out = {"repeated": self.repeated, "bad": self.bad}
-        left_out = ", ".join(f"{count} {what}" for what, count in out.items() if count)
-        yield (
-            f"{self.rows} row{'s' * (self.rows != 1)}: "
-            f"{told or ('nothing was sent' if self.rows else 'nothing to do')}"
-            f"{f' (left out: {left_out})' if left_out else ''}"
-        )
-        if self.failed_before:
-            yield "to ask again for what failed, delete its lines from the output"
-        if self.left:
-            when = "" if self.ended is None else f"; come back {come_back(self.ended)}"
-            then = "the same command goes on from here" if continues else "a rerun begins anew"
-            yield f"{self.left} left{when}: {then}"
 
 
 def batch(
@@ -171,8 +68,8 @@ def batch(
             "--output",
             "-o",
             metavar="PATH",
-            help="Where result lines are appended, and what a rerun goes on from. Without it: "
-            "standard output.",
+            help="Where result lines are appended, and what a rerun goes on from. Without it, or "
+            "with -: standard output.",
         ),
     ] = None,
     wait: Annotated[
@@ -213,6 +110,7 @@ def batch(
     that lasts, the same command run again goes on where it stopped: after a
     crash, when the quota is back, or with rows that got no answer.
     """
+    output = None if output == "-" else output
     with reporting(as_json), contextlib.ExitStack() as stack:
         if file == api_key_file == "-":
             raise ConfigurationError("FILE and --api-key-file cannot both be standard input")
@@ -226,16 +124,7 @@ def batch(
             max_rate_limit_wait=None if wait else 0.0,
         )
         rows = stack.enter_context(_read(file, skip_bad, as_json))
-        if dry_run:
-            show_cost(rows, braze, output, headroom, as_json)
-            return
-        if forgetful(store) and limit_per_day is not None:
-            note("without a store that lasts, --limit-per-day is for this run alone")
-        if forgetful(store) and output is None:
-            note("nothing remembers this batch: --output does, or a store that lasts")
-        lines = stack.enter_context(Output(output))
-        if lines.torn:
-            note(f"the last line of {output} had been cut short, and was removed")
+        lines = stack.enter_context(Output(output, read_only=dry_run))
         found = Counter(map(lines.status, rows))
         summary = Summary(
             rows=rows.count,
@@ -244,14 +133,30 @@ def batch(
             before=rows.count - found[None] - found["failed"],
             failed_before=found["failed"],
         )
+        if dry_run:
+            todo = (request for request in rows if not lines.knows(request))
+            show_cost(summary, todo, braze, headroom, as_json)
+            return
+        if lines.torn:
+            note(f"the last line of {output} had been cut short, and was removed")
+        if forgetful(store) and not quiet:
+            if limit_per_day is not None:
+                note("without a store that lasts, --limit-per-day is for this run alone")
+            if output is None:
+                note("nothing remembers this batch: --output does, or a store that lasts")
         done = rows.count - found[None]
         progress = stack.enter_context(
-            Progress(rows.count, done, quiet, headroom=headroom if wait else None)
+            Progress(
+                rows.count,
+                done,
+                quiet,
+                headroom=headroom if wait else None,
+                capped=limit_per_day is not None,
+            )
         )
         asyncio.run(_Run(braze, rows, lines, progress, summary, concurrency, headroom).run())
     if as_json:
-        with reporting(as_json=False):
-            print_json(summary.as_json())
+        print_json(summary.as_json())
     elif not quiet or summary.exit_code:
         for line in summary.in_words(continues=output is not None or not forgetful(store)):
             note(line)
@@ -300,7 +205,7 @@ class _Run:
     concurrency: int
     headroom: int
     more: bool = True
-    unanswered: int = 0
+    unknown_in_a_row: int = 0
     closing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -329,34 +234,34 @@ class _Run:
         """Write down what was decided; what cannot go on is stopped."""
         error, summary = outcome.error, self.summary
         if error is None or _is_verdict(error):
-            self.unanswered = 0
+            self.unknown_in_a_row = 0
             self.write(outcome)
         elif isinstance(error, QuotaExhaustedError) and self.never(error):
             self.fail(
                 ConfigurationError(
-                    f"nothing can ever be created: the limit is {error.limit}, and {self.headroom} "
-                    "of it is headroom"
+                    f"no day will have a slot for this batch: the limit is {error.limit}, and "
+                    f"--headroom keeps {self.headroom}"
                 )
             )
         elif isinstance(error, QuotaExhaustedError | RateLimitError):
             summary.ended = summary.ended or error
             self.more = False
-        elif isinstance(error, _FATAL) and self.closing is None:
+        elif _is_fatal(error) and self.closing is None:
             self.fail(error)
         elif error.quota_spent is False and self.closing is not None:
             pass  # called off before it was sent
         else:
-            # Nobody knows what became of it, so it gets no line, and is asked for by the next run.
+            # It gets no line, and is asked for by the next run.
             summary.unknown += 1
-            self.unanswered += 1
-            self.progress.say(f"no answer: {_pair(outcome.request)}: {error}")
-            if self.unanswered == GIVE_UP_AFTER:
+            self.unknown_in_a_row += 1
+            self.progress.say(f"unknown: {_pair(outcome.request)}: {error}")
+            if self.unknown_in_a_row == GIVE_UP_AFTER:
                 self.fail(error)
 
     def write(self, outcome: Outcome) -> None:
         request, send, error = outcome.request, outcome.result, outcome.error
         try:
-            status = self.output.write(
+            status, told = self.output.write(
                 request,
                 "failed" if send is None else status_of(send),
                 send_id=None if send is None else send.send_id,
@@ -370,10 +275,10 @@ class _Run:
             self.summary.unwritten += 1
             self.fail(failure)
         else:
-            if error is not None:
-                self.progress.say(f"failed: {_pair(request)}: {error}")
+            if status == "failed":
+                self.progress.say(f"failed: {_pair(request)}: {error or told}")
             self.summary.lines[status] += 1
-            self.progress.advance(send.rate_limit if send is not None else None)
+            self.progress.advance(getattr(send or error, "rate_limit", None))
 
     def never(self, error: QuotaExhaustedError) -> bool:
         """Whether no window will have a slot for this batch."""
@@ -397,9 +302,14 @@ class _Run:
 
 def _is_verdict(error: Exception) -> bool:
     """Whether Braze has said no to this very row."""
-    if not isinstance(error, APIStatusError) or isinstance(error, _FATAL):
-        return False
-    return error.status_code < 500 and not is_transient(error)
+    return isinstance(error, BadRequestError) and not error.from_edge
+
+
+def _is_fatal(error: Exception) -> bool:
+    """Whether every row would end like this: a bad key, a wrong URL, a proxy in between."""
+    if isinstance(error, APIStatusError) and not isinstance(error, BadRequestError):
+        return error.status_code < 500
+    return isinstance(error, StoreError | ConfigurationError)
 
 
 def _pair(request: CreateSendId) -> str:

@@ -1,21 +1,11 @@
 """What the commands share: options, the client they make, and how they say what happened.
 
-Exit codes, the same for every command:
-
-=== ============================================================================
-0   done
-1   an error: Braze said no, no answer, or the store cannot be used
-2   wrong usage: an unknown option, no API key, a file or an ID that cannot be used
-3   a batch is through, and some of its rows failed
-75  no quota within the wait allowed: come back later (``EX_TEMPFAIL``)
-130 interrupted with Ctrl-C or, in a batch, SIGTERM
-=== ============================================================================
-
 The result goes to stdout, everything else to stderr, so that the output can be piped.
 """
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
 import os
@@ -37,7 +27,12 @@ from braze_sends import (
     SendsClient,
 )
 
-ERROR, USAGE, SOME_FAILED, COME_BACK, INTERRUPTED = 1, 2, 3, 75, 130
+# Exit codes, the same for every command; docs/cli.md tells them.
+ERROR = 1  # Braze said no, no answer, or what is needed cannot be used
+USAGE = 2  # an unknown option, no API key, a file or an ID that cannot be used
+SOME_FAILED = 3  # a batch is through, and some of its rows have no send ID
+COME_BACK = 75  # no quota within the wait allowed: ``EX_TEMPFAIL`` of sysexits.h
+INTERRUPTED = 130  # Ctrl-C or, in a batch, SIGTERM
 
 StoreOption = Annotated[
     str | None,
@@ -147,14 +142,26 @@ def reporting(as_json: bool) -> Iterator[None]:
             note(f"error: {error_line(error)}")
         raise typer.Exit(exit_code(error)) from None
     except OSError as error:
-        note(f"error: standard output cannot be written: {error.strerror}")
+        note(f"error: {error.strerror or error}")
+        raise typer.Exit(ERROR) from None
+
+
+@contextmanager
+def printing(result: str = "") -> Iterator[None]:
+    """Print the result. If stdout cannot be written, say so and what ``result`` is, and exit."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        yield
+    except OSError as error:
+        note(f"error: standard output cannot be written: {error.strerror}{result}")
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # else Python tries again at its end
         raise typer.Exit(ERROR) from None
 
 
 def exit_code(error: BrazeSendsError) -> int:
     """The exit code that tells a script what to do."""
-    if isinstance(error, QuotaExhaustedError):
+    if isinstance(error, QuotaExhaustedError | RateLimitError):
         return COME_BACK
     return USAGE if isinstance(error, ConfigurationError) else ERROR
 
@@ -204,7 +211,8 @@ def status_of(send: SendId) -> Literal["created", "reused", "queued"]:
 
 def print_json(shown: dict[str, Any]) -> None:
     """One JSON object on one line of stdout."""
-    typer.echo(json.dumps(shown))
+    with printing():
+        typer.echo(json.dumps(shown))
 
 
 def note(line: str) -> None:

@@ -4,43 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
 import typer
 
 from braze_sends import CreateSendId, QuotaStatus, SendsClient
-from braze_sends.cli.common import moment, print_json
-from braze_sends.cli.output import OutputError, Status, decision_in
-from braze_sends.cli.rows import Rows
-from braze_sends.protocol import pair_digest
+from braze_sends.cli.common import moment, print_json, printing
+from braze_sends.cli.summary import Summary
 
 #: Pairs that are looked up in one step.
 _AT_ONCE = 100
 
 
 def show_cost(
-    rows: Rows, braze: SendsClient, output: str | None, headroom: int, as_json: bool
+    summary: Summary,
+    todo: Iterable[CreateSendId],
+    braze: SendsClient,
+    headroom: int,
+    as_json: bool,
 ) -> None:
-    """Print how many rows are left to create, and how many days that takes. Nothing is sent."""
-    decided = _decided(output)
-    found = Counter(decided.get(pair_digest(request)) for request in rows)
-    todo = (request for request in rows if pair_digest(request) not in decided)
+    """Print what is left to do, ``todo``, and how many days that takes. Nothing is sent."""
     remembered, status = asyncio.run(_ask_store(braze, todo))
-    create = found[None] - remembered
-    failed = found["failed"]
-    before = rows.count - found[None] - failed
+    create = summary.left - remembered
     days = _days(create, status, headroom)
     if as_json:
         print_json(
             {
-                "rows": rows.count,
-                "bad": rows.bad,
-                "repeated": rows.repeated,
-                "before": before,
-                "failed_before": failed,
+                "rows": summary.rows,
+                "bad": summary.bad,
+                "repeated": summary.repeated,
+                "before": summary.before,
+                "failed_before": summary.failed_before,
                 "remembered": remembered,
                 "to_create": create,
                 "limit": status.limit,
@@ -53,29 +48,19 @@ def show_cost(
         return
     assumed = "" if status.known else " (assumed)"
     resets = "" if status.resets_at is None else f", resets {moment(status.resets_at)}"
-    for label, value in {
-        "Rows": f"{rows.count}",
-        "Bad": f"{rows.bad}",
-        "Repeated": f"{rows.repeated}",
-        "Done before": f"{before}",
-        "Failed before": f"{failed}",
-        "Remembered": f"{remembered}",
-        "To create": f"{create}",
-        "Quota left": f"{status.remaining} of {status.limit}{assumed}{resets}",
-        "Days needed": "never: all of it is headroom" if days is None else f"{days}",
-    }.items():
-        typer.echo(f"{label:<15}{value}")
-
-
-def _decided(output: str | None) -> dict[bytes, Status]:
-    """What the lines in the output say, which stays as it is."""
-    if output is None or not os.path.isfile(output):
-        return {}
-    try:
-        with open(output, "rb") as file:
-            return dict(found for line in file if (found := decision_in(line)) is not None)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be read: {error.strerror}") from None
+    with printing():
+        for label, value in {
+            "Rows": f"{summary.rows}",
+            "Bad": f"{summary.bad}",
+            "Repeated": f"{summary.repeated}",
+            "Done before": f"{summary.before}",
+            "Failed before": f"{summary.failed_before}",
+            "Remembered": f"{remembered}",
+            "To create": f"{create}",
+            "Quota left": f"{status.remaining} of {status.limit}{assumed}{resets}",
+            "Days needed": "never: all of it is headroom" if days is None else f"{days}",
+        }.items():
+            typer.echo(f"{label:<15}{value}")
 
 
 def _days(create: int, status: QuotaStatus, headroom: int) -> int | None:

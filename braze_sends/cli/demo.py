@@ -25,7 +25,7 @@ from braze_sends import (
     SendId,
     SendsClient,
 )
-from braze_sends.cli.common import ERROR, moment, span
+from braze_sends.cli.common import ERROR, moment, printing, span
 from braze_sends.testing import FakeBraze, Fault
 
 Pair = tuple[str, str]
@@ -221,13 +221,8 @@ def demo() -> None:
 
 def show(plan: Plan, console: Console) -> None:
     """Run a demo of any size on a console, and exit with 1 if the books disagree."""
-    console.print(
-        f"Asking an emulator with {plan.limit} slots for {plan.pairs} send IDs within "
-        f"{plan.rush:g} s,\n{plan.twice} of them twice. Of its first answers {2 * len(FAULTS)} go "
-        "wrong, each of these twice:"
-    )
-    for what in FAULTS:
-        console.print(f"  {what}", style="dim")
+    with printing():
+        announce(plan, console)
     bar = Progress(
         BarColumn(),
         MofNCompleteColumn(),
@@ -252,12 +247,29 @@ def show(plan: Plan, console: Console) -> None:
         started = time.monotonic()
         books = asyncio.run(run(plan, progress))
         took = time.monotonic() - started
+    with printing():
+        report(books, took, disagreements(plan, books), console)
+
+
+def announce(plan: Plan, console: Console) -> None:
+    """Print what is going to happen."""
+    console.print(
+        f"Asking an emulator with {plan.limit} slots for {plan.pairs} send IDs within "
+        f"{plan.rush:g} s,\n{plan.twice} of them twice. Of its first answers {2 * len(FAULTS)} go "
+        "wrong, each of these twice:"
+    )
+    for what in FAULTS:
+        console.print(f"  {what}", style="dim")
+
+
+def report(books: Books, took: float, found: list[str], console: Console) -> None:
+    """Print the books, and exit with 1 if there are disagreements."""
     console.print("", table(books), "", sep="\n")
     resets_at = books.quota.resets_at
     if books.refused and resets_at is not None:
         left = span((resets_at - datetime.now(UTC)).total_seconds())
         console.print(f"The refused may come back {moment(resets_at)}, in {left}.")
-    if found := disagreements(plan, books):
+    if found:
         for line in found:
             console.print(f"error: {line}", style="red", markup=False)
         raise typer.Exit(ERROR)

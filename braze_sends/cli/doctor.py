@@ -45,6 +45,7 @@ from braze_sends.cli.common import (
     moment,
     print_json,
     printable,
+    printing,
     span,
 )
 from braze_sends.quota.bucket import Lease, Status
@@ -119,7 +120,8 @@ def doctor(
     for check in examine(base_url, store, workspace, api_key_file):
         checks.append(check)
         if not as_json:
-            _show(check, console)
+            with printing():
+                _show(check, console)
     healthy = all(check.status is not Verdict.FAILED for check in checks)
     if as_json:
         print_json({"ok": healthy, "checks": [attrs.asdict(check) for check in checks]})

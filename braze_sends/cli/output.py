@@ -55,26 +55,29 @@ class Output:
 
     Args:
         path: the file, created if it is missing; ``None`` is standard output.
+        read_only: only read the lines that there are: nothing is created, locked or mended.
 
     Attributes:
         torn: the last line had been cut short by a kill or a crash, and was removed; its row is
             to be asked for again.
 
     Raises:
-        OutputError: it cannot be written, another batch is writing it, or it has a line that is
-            not one of these; then it stays as it was.
+        OutputError: it cannot be used, another batch is writing it, or it has a line that is not
+            one of these; then it stays as it was.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, *, read_only: bool = False) -> None:
         self.torn = False
         self._name = "standard output" if path is None else path
         self._decided: dict[bytes, Status] = {}
         self._half: int | None = None  # where a half-written line begins, if it is still there
         self._opened: io.FileIO | None = None
         self._lasting: io.FileIO | None = None  # the same, if it is a regular file
-        with self._reporting():
+        with self._reporting(verb="read" if read_only else "written"):
             if path is None:
                 _standard_output()  # if it is closed, that is to be known now
+            elif read_only:
+                self._look(path)
             else:
                 self._opened = self._open(path)
 
@@ -95,8 +98,8 @@ class Output:
         error: str | None = None,
         request_id: str | None = None,
         at: datetime,
-    ) -> Status:
-        """Append a line, and return the status that it tells.
+    ) -> tuple[Status, str | None]:
+        """Append a line, and return the status and the error that it tells.
 
         A line always names the pair of its row, by which a rerun finds it. Should Braze ever name
         a send otherwise, the row did not get what it asks for: the line says ``failed``, and its
@@ -123,7 +126,7 @@ class Output:
         with self._reporting(line):
             self._append(f"{line}\n".encode(), lasting=status != "reused")
         self._decided[pair_digest(request)] = status
-        return status
+        return status, error
 
     def close(self) -> None:
         """Close the file; standard output stays open."""
@@ -137,27 +140,27 @@ class Output:
         self.close()
 
     @contextmanager
-    def _reporting(self, line: str | None = None) -> Iterator[None]:
+    def _reporting(self, line: str | None = None, verb: str = "written") -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise OutputError(
-                f"{self._name} cannot be written: {error.strerror or error}", line=line
+                f"{self._name} cannot be {verb}: {error.strerror or error}", line=line
             ) from None
 
     # --- opening ---------------------------------------------------------------------------------
 
+    def _look(self, path: str) -> None:
+        _require_folder(path)
+        with suppress(FileNotFoundError), io.FileIO(path) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                self._read(file)
+
     def _open(self, path: str) -> io.FileIO:
+        _require_folder(path)
         new = not os.path.exists(path)
         # Who can also read a pipe is never told that its reader has gone.
-        mode = "a+" if new or os.path.isfile(path) else "a"
-        try:
-            file = io.FileIO(path, mode)
-        except FileNotFoundError as error:
-            folder = os.path.dirname(os.path.realpath(path))
-            if os.path.isdir(folder):
-                raise
-            raise FileNotFoundError(error.errno, f"there is no folder {folder}") from None
+        file = io.FileIO(path, "a+" if new or os.path.isfile(path) else "a")
         try:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 self._lasting = file
@@ -270,6 +273,12 @@ def _write_all(stream: Any, data: bytes) -> None:
         if written is None:  # a pipe that somebody else made non-blocking is full
             select.select([], [stream], [])
         rest = rest[written or 0 :]
+
+
+def _require_folder(path: str) -> None:
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder}")
 
 
 def _keep_name(path: str) -> None:

@@ -10,7 +10,6 @@ from typing import Final
 
 from rich import progress
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column
 
 from braze_sends import BrazeSendsError, QuotaStatus, RateLimit, SendsClient
@@ -28,11 +27,14 @@ class Progress:
         done: how many of them are done already.
         quiet: show nothing but what is said.
         headroom: slots that the batch leaves to others while it waits; ``None``: it does not wait.
+        capped: the batch has a limit of its own, of which answers do not know.
     """
 
-    def __init__(self, rows: int, done: int, quiet: bool, headroom: int | None) -> None:
+    def __init__(
+        self, rows: int, done: int, quiet: bool, headroom: int | None, capped: bool = False
+    ) -> None:
         self._rows, self._done, self._headroom = rows, done, headroom
-        self._quiet = quiet
+        self._quiet, self._capped = quiet, capped
         self._quota: RateLimit | None = None
         self._waits = False
         self._told_until: datetime | None = None
@@ -70,13 +72,13 @@ class Progress:
             note(line)
         else:
             with contextlib.suppress(OSError):  # the terminal is gone; the batch goes on
-                self._bar.console.print(escape(printable(line)), soft_wrap=True)
+                self._bar.console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
 
     def advance(self, limit: RateLimit | None) -> None:
         """One more row has been decided, by an answer that told ``limit``."""
         self._done += 1
         self._waits = False
-        if limit is not None:
+        if limit is not None and not self._capped:
             self._told(limit)
         if self._bar is not None:
             self._bar.advance(self._task)

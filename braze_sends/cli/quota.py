@@ -32,6 +32,7 @@ from braze_sends.cli.common import (
     note,
     print_json,
     printable,
+    printing,
     reporting,
     span,
 )
@@ -140,7 +141,8 @@ def _pages(as_json: bool, lasts_not: bool) -> Callable[[Seen], None]:
             note(f"error: {error_line(seen)}")
         else:
             lines = describe(seen, datetime.now(UTC), pens, lasts_not=lasts_not)
-            console.print(*between, *lines, sep="\n", soft_wrap=True)
+            with printing():
+                console.print(*between, *lines, sep="\n", soft_wrap=True)
             between = [Text()]
 
     return show

@@ -403,11 +403,10 @@ def _exhausted(ask: Ask, wait: Wait, outcome: _Outcome) -> QuotaExhaustedError:
     status = outcome.status
     until = outcome.next_change if wait.until is None else wait.until
     retry_after = None if until == math.inf else max(0.0, until - outcome.now)
-    when = "" if retry_after is None else f"; come back in {retry_after:.0f} s"
     return QuotaExhaustedError(
         f"no send ID is left within the wait allowed: {status.remaining} of {status.limit} free, "
         f"{status.in_flight} in flight, {status.unconfirmed} unconfirmed, "
-        f"headroom {ask.headroom}{when}",
+        f"headroom {ask.headroom}",
         limit=status.limit if ask.cap is None else min(ask.cap, status.limit),
         remaining=status.remaining,
         resets_at=_utc(status.reset),

@@ -20,6 +20,7 @@ KEY = "s3cr3t-key-of-mine"
 
 Run = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
+Redirected = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +93,21 @@ def start(environ: dict[str, str | None]) -> Iterator[Start]:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+@pytest.fixture
+def redirected(environ: dict[str, str | None]) -> Redirected:
+    """Run a command to its end, with streams that a shell redirects, such as ``2>&-``."""
+    env = {name: value for name, value in {**os.environ, **environ}.items() if value is not None}
+
+    def redirected(how: str, *args: str) -> subprocess.CompletedProcess[str]:
+        shell = ["sh", "-c", f'exec "$0" "$@" {how}']
+        command = [*shell, sys.executable, "-m", "braze_sends.cli", *args]
+        ended = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=20, check=False
+        )
+        assert "Traceback" not in ended.stderr
+        assert KEY not in ended.stdout + ended.stderr
+        return ended
+
+    return redirected

@@ -253,8 +253,8 @@ def test_what_can_never_be_is_wrong_usage(
     result = batch(csv(1), *options, "--wait")
 
     assert (2, []) == (result.exit_code, fake.requests)
-    assert "error: nothing can ever be created: the limit is " in result.stderr
-    assert "1 row: nothing was sent\n" in result.stderr
+    assert "error: no day will have a slot for this batch: the limit is " in result.stderr
+    assert result.stderr.endswith("\n1 row: nothing created\n")
 
 
 def test_without_wait_nobody_is_said_to_wait(batch: Batch, fake: FakeBraze) -> None:
@@ -299,9 +299,9 @@ def test_a_row_without_an_answer_has_no_line_and_is_asked_for_again(
     first = batch(csv(1, 2, 3), *SQLITE)
 
     assert 3 == first.exit_code
-    assert "no answer: c, s2: 503: " in first.stderr
+    assert "unknown: c, s2: 503: " in first.stderr
     assert first.stderr.splitlines()[-2:] == [
-        "3 rows: 2 created, 1 without an answer",
+        "3 rows: 2 created, 1 unknown",
         "1 left: the same command goes on from here",
     ]
     assert [("s1",), ("s3",)] == told("send_id")
@@ -319,6 +319,38 @@ def test_a_refused_key_ends_it(batch: Batch, fake: FakeBraze) -> None:
     assert "another-s3cr3t" not in result.output
 
 
+@pytest.mark.parametrize("status", [302, 405, 407, 413])
+def test_what_every_row_would_be_told_ends_it(batch: Batch, fake: FakeBraze, status: int) -> None:
+    """A wrong URL, or a proxy in between, is no verdict on a row: nothing is marked as failed."""
+    fake.fault_for = lambda request: Fault(status=status)
+    result = batch(csv(1, 2, 3))
+
+    assert (1, 1, []) == (result.exit_code, len(fake.requests), lines())
+    assert f"error: {status}: " in result.stderr
+    assert result.stderr.endswith("\n3 left: the same command goes on from here\n")
+    fake.fault_for = lambda request: None
+    assert 0 == batch(csv(1, 2, 3)).exit_code
+
+
+def test_a_page_in_place_of_an_answer_is_no_verdict(batch: Batch, fake: FakeBraze) -> None:
+    """A 400 that Braze has not written decides nothing about the row."""
+    fake.script(Fault(status=400, body="<html>Bad Request</html>"))
+    result = batch(csv(1, 2))
+
+    assert (3, [("s2", "created")]) == (result.exit_code, told("send_id", "status"))
+    assert "unknown: c, s1: 400: " in result.stderr
+
+
+def test_a_row_that_braze_names_otherwise_is_told(batch: Batch, fake: FakeBraze) -> None:
+    """It did not get what it asks for, so it has failed."""
+    other = '{"message": "success", "send_id": "other"}'
+    fake.script(Fault(status=201, body=other, commit=True))
+    result = batch(csv(1))
+
+    assert 3 == result.exit_code
+    assert "failed: c, s1: Braze has created it under another send ID: other\n" in result.stderr
+
+
 def test_a_store_that_cannot_be_used_ends_it(batch: Batch, fake: FakeBraze) -> None:
     """Nothing is sent without it."""
     result = batch(csv(1, 2), "--store", "sqlite:///no-such-folder/quota.db")
@@ -333,7 +365,7 @@ def test_a_dead_line_ends_it(batch: Batch, fake: FakeBraze) -> None:
     result = batch(csv(*range(50)))
 
     assert 1 == result.exit_code
-    assert 5 == result.stderr.count("no answer: ")
+    assert 5 == result.stderr.count("unknown: ")
     assert "50 left: the same command goes on from here" in result.stderr
     assert 15 == len(fake.requests)
 
@@ -388,13 +420,14 @@ def test_an_output_that_cannot_be_read_for_its_cost(run: Run, batch: Batch) -> N
     )
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
 @pytest.mark.parametrize("output", ["no-such-folder/out.jsonl", ".", "rows"])
 def test_an_output_that_cannot_be_used(
-    run: Run, batch: Batch, fake: FakeBraze, output: str
+    run: Run, batch: Batch, fake: FakeBraze, output: str, options: tuple[str, ...]
 ) -> None:
     """Exit code 1 before anything is sent; a file that is something else stays as it was."""
     Path("rows").write_text(csv(1))
-    result = run("batch", "rows", "--output", output)
+    result = run("batch", "rows", "--output", output, *options)
 
     assert (1, []) == (result.exit_code, fake.requests)
     assert result.stderr.startswith(f"error: {output}")
@@ -558,6 +591,23 @@ def test_quiet_it_says_what_went_wrong(run: Run, batch: Batch, fake: FakeBraze) 
     assert 1 == len(lines("short.jsonl"))
 
 
+def test_quiet_it_gives_no_advice(run: Run, batch: Batch) -> None:
+    """A job that went well says nothing but its lines; ``-`` is standard output."""
+    batch(csv(1))
+    result = run("batch", "rows", "--output", "-", "--quiet", "--limit-per-day", "5")
+
+    assert (0, "", "s1") == (result.exit_code, result.stderr, json.loads(result.stdout)["send_id"])
+    assert not Path("-").exists()
+
+
+def test_what_is_left_is_that_of_the_limit_of_ones_own(batch: Batch) -> None:
+    """Answers do not know of it, so their numbers are not shown."""
+    result = batch(csv(1), "--limit-per-day", "10", *SQLITE)
+
+    assert "90 of 100" not in result.stderr
+    assert "99 of 100" not in result.stderr
+
+
 def test_control_characters_do_not_reach_the_terminal(batch: Batch, fake: FakeBraze) -> None:
     """Nor does the text of an error steer the terminal."""
     fake.script(Fault(status=400, body=json.dumps({"message": "no\x1b[2J"})))
@@ -625,19 +675,14 @@ def test_the_cost_in_days(
     )
 
 
-def test_standard_output_that_is_full_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """In one line; and Python does not try again at its end."""
-    before = sys.stdout
-    monkeypatch.setattr(sys, "stdout", before)
+def test_what_the_system_refuses_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as a socket, where no more files may be opened."""
     with pytest.raises(typer.Exit) as ended, reporting(as_json=True):
-        raise OSError(28, "No space left on device")
+        raise OSError(24, "Too many open files")
 
-    assert (1, True) == (ended.value.exit_code, sys.stdout is not before)
-    sys.stdout.close()
-    assert "error: standard output cannot be written: No space left on device\n" == (
-        capsys.readouterr().err
+    assert (1, ("", "error: Too many open files\n")) == (
+        ended.value.exit_code,
+        capsys.readouterr(),
     )
 
 
@@ -705,8 +750,8 @@ def test_a_row_in_doubt_is_told_when_it_is_stopped(
     thread.join()
 
     assert (130, [("c", "s1")]) == (result.exit_code, fake.created)
-    assert "no answer: c, s1: " in result.stderr
-    assert "2 rows: 1 without an answer" in result.stderr
+    assert "unknown: c, s1: " in result.stderr
+    assert "2 rows: 1 unknown" in result.stderr
 
 
 def test_sigterm_twice_is_as_good_as_once(batch: Batch, fake: FakeBraze) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from braze_sends.testing import FakeBraze
-from tests.cli.conftest import KEY, Start
+from tests.cli.conftest import KEY, Redirected, Start
 
 Emulator = Callable[..., tuple[dict[str, str], Callable[[], str]]]
 
@@ -144,21 +144,14 @@ def test_no_colour(start: Start, fake: FakeBraze) -> None:
     assert [] == re.findall(r"\x1b\[[0-9;]*m", terminal.shown)
 
 
-def test_what_is_closed_is_no_trouble(environ: dict[str, str | None], fake: FakeBraze) -> None:
+def test_what_is_closed_is_no_trouble(redirected: Redirected, fake: FakeBraze) -> None:
     """Nothing to read is an empty file, and what cannot be told is not."""
     fake.daily_limit = 100
     pairs = calendar(3)
-    env = {name: value for name, value in {**os.environ, **environ}.items() if value is not None}
 
-    def run(closed: str, *args: str) -> subprocess.CompletedProcess[str]:
-        command = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-m", "braze_sends.cli"]
-        return subprocess.run(
-            [*command, *args], env=env, capture_output=True, text=True, timeout=20
-        )
-
-    assert 0 == run("2>&-", *BATCH).returncode
+    assert 0 == redirected("2>&-", *BATCH).returncode
     assert pairs == fake.created == written()
-    empty = run("<&-", "batch", "-")
+    empty = redirected("<&-", "batch", "-")
     assert (2, True) == (empty.returncode, "error: standard input is empty" in empty.stderr)
 
 
@@ -185,15 +178,11 @@ def test_whoever_listens_the_batch_goes_on(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has no /dev/full")
-def test_a_summary_that_cannot_be_written(environ: dict[str, str | None], fake: FakeBraze) -> None:
+def test_a_summary_that_cannot_be_written(redirected: Redirected, fake: FakeBraze) -> None:
     """Is an error in one line; the lines are there."""
     fake.daily_limit = 100
     pairs = calendar(3)
-    env = {name: value for name, value in {**os.environ, **environ}.items() if value is not None}
-    command = ["sh", "-c", 'exec "$0" "$@" >/dev/full', sys.executable, "-m", "braze_sends.cli"]
-    ended = subprocess.run(
-        [*command, *BATCH, "--json", "--quiet"], env=env, capture_output=True, text=True, timeout=20
-    )
+    ended = redirected(">/dev/full", *BATCH, "--json", "--quiet")
 
     assert (1, "error: standard output cannot be written: No space left on device\n") == (
         ended.returncode,

@@ -26,7 +26,7 @@ from braze_sends.cli.demo import Books, Plan, clock_offset, disagreements
 
 PLAN = Plan(limit=2, pairs=3, twice=1)
 A, B, C = (("c", name) for name in "abc")
-REFUSED = QuotaExhaustedError("come back", retry_after=5.0)
+REFUSED = QuotaExhaustedError("none left", retry_after=5.0)
 GOOD = Books(
     told=[(A, SendId(*A)), (B, SendId(*B, attempts=2)), (C, REFUSED), (A, SendId(*A))],
     again=[SendId(*A, reused=True, attempts=0)],
@@ -78,7 +78,10 @@ def test_good_books_agree() -> None:
             "refused without a time to come back: none left",
         ),
         ({"again": [SendId(*A)]}, "created before, but asked of Braze again: a"),
-        ({"again": [REFUSED]}, "created before, but asked of Braze again: come back"),
+        (
+            {"again": [REFUSED]},
+            "created before, but asked of Braze again: none left; come back in 5 s",
+        ),
         ({"over_quota": 1}, "answers over quota: 1"),
         ({"created": [A], "told": [(A, SendId(*A))]}, "slots not used: 1"),
         ({"left": 1}, "slots left, by the client and by the emulator: 0, 1"),

@@ -6,13 +6,15 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from braze_sends.testing import FakeBraze
-from tests.cli.conftest import KEY, Start
+from tests.cli.conftest import KEY, Redirected, Start
 
 
 def ended(process: subprocess.Popen[str], input: str | None = None) -> tuple[int, str, str]:  # noqa: A002  # as in communicate
@@ -44,6 +46,49 @@ def test_emulator_and_create(start: Start, stop: signal.Signals) -> None:
     assert (0, "") == (known[0], known[2])
     assert (0, "") == (code, rest)
     assert err.endswith("2 requests, 1 created, 1 over quota\n")
+
+
+FULL = "error: standard output cannot be written: No space left on device"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no /dev/full")
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("quota",),
+        ("quota", "--json"),
+        ("doctor",),
+        ("doctor", "--json"),
+        ("demo",),
+        ("emulator",),
+        ("batch", "rows.csv", "--dry-run"),
+        ("create", "", "--json"),  # an error is printed too
+    ],
+)
+def test_output_that_cannot_be_written_is_an_error(
+    redirected: Redirected,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: tuple[str, ...],
+) -> None:
+    """In one line, for every command."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("campaign_id,send_id\nc,s\n")
+    ended = redirected(">/dev/full", *args)
+
+    assert (1, f"{FULL}\n") == (ended.returncode, ended.stderr)
+
+
+@pytest.mark.parametrize("args", [[], ["--json"]])
+def test_a_send_id_that_cannot_be_printed_is_told(
+    redirected: Redirected, fake: FakeBraze, args: list[str]
+) -> None:
+    """It has cost a slot, and its name is known nowhere else."""
+    ended = redirected(">&-", "create", "c", *args)
+
+    ((_, name),) = fake.created
+    told = "error: standard output cannot be written: it is closed; created: c, "
+    assert (1, f"{told}{name}\n") == (ended.returncode, ended.stderr)
 
 
 def test_ctrl_c_ends_a_wait_for_quota(start: Start, fake: FakeBraze) -> None:

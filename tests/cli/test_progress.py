@@ -113,6 +113,17 @@ def test_a_bar_that_waits_says_so(terminal: Terminal) -> None:
     assert "80/340 waiting, 20 of 100 left, resets in 5 h 0 min" in str(terminal)
 
 
+def test_a_limit_of_ones_own_is_what_is_shown(terminal: Terminal) -> None:
+    """Answers tell Braze's."""
+    with terminal:
+        progress = Progress(340, 10, quiet=False, headroom=None, capped=True)
+        progress.advance(RateLimit(100, 62, resets(7)))
+        watch(progress, QuotaStatus(10, 7, 0, 0, resets(7), True))
+
+    assert "11/340 0.0/s, 7 of 10 left, resets in 7 h 0 min" in str(terminal)
+    assert "of 100" not in str(terminal)
+
+
 def test_a_row_that_is_decided_ends_the_wait(terminal: Terminal) -> None:
     """Even the last frame, which is drawn as the bar goes, tells what its answer told."""
     with terminal:
@@ -128,11 +139,11 @@ def test_a_row_that_is_decided_ends_the_wait(terminal: Terminal) -> None:
 
 
 def test_lines_stand_above_the_bar(terminal: Terminal) -> None:
-    """Without control characters, and as they are."""
+    """Without control characters, and else as they are."""
     with terminal, Progress(340, 0, quiet=False, headroom=0) as progress:
-        progress.say("failed: [red] \x1b[2J " + 100 * "x")
+        progress.say("failed: [red] :heart: \x1b[2J " + 100 * "x")
 
-    assert f"failed: [red] \ufffd[2J {100 * 'x'}\n" in str(terminal)
+    assert f"failed: [red] :heart: \ufffd[2J {100 * 'x'}\n" in str(terminal)
 
 
 def test_piped_a_wait_is_told_once_for_each_window(capsys: pytest.CaptureFixture[str]) -> None:
