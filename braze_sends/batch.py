@@ -1,8 +1,8 @@
 """Many creates: at most so many at a time, whatever becomes of each.
 
-**What must hold.** Each request has one outcome, and none hides another. A create begins only when
-every outcome before it has been taken, so that who writes them down as they come loses none.
-However a batch ends, no task of it is left.
+**What must hold.** Each request has exactly one outcome. No create begins while an outcome that is
+ready has not been taken, so a caller who writes each one down loses at most those under way. When a
+batch ends, in whatever way, none of its tasks is left.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Outcome:
     """What became of one request of a batch: a ``result`` or an ``error``.
 
     Attributes:
-        request: what was asked for, as it was given.
+        request: what was asked for, as it was given. If its ``send_id`` is ``None``, the name is in
+            ``result.send_id`` or ``error.send_id``.
         result: the send ID, or ``None``.
         error: why there is none, or ``None``; its ``quota_spent`` tells whether a slot is gone.
     """
@@ -76,13 +77,14 @@ class Batch:
         grace: seconds that an attempt may take.
         max_rate_limit_wait: seconds that each may wait for quota; ``None`` for ever.
         headroom: slots to leave untouched.
-        failed: how pairs that were sent have failed. They are not sent again; nor is what was
-            created, since the client remembers that.
-        ended: how the quota ended, and until when, on the loop's clock, it will be gone.
+        failed: the errors of named pairs that were sent and failed. They are not sent again; nor is
+            what was created, since the client remembers that.
+        ended: the error with which the quota ended, and the loop's time until which it is told to
+            the rest.
         place: that of the request, from 0, whose outcome was given last.
-        asking: how many creates are under way.
+        asking: creates under way, those that wait for quota too.
         idle: set while there are none.
-        turn: of those that were told that the quota has ended, while others were under way.
+        turn: lets one create at a time ask again after the quota was said to have ended.
     """
 
     create: Create

@@ -138,7 +138,11 @@ class SendsClient:
         max_rate_limit_wait: float | _Unset | None = UNSET,
         headroom: int = 0,
     ) -> SendId:
-        """Create a send ID; a pair that exists already is returned and costs nothing.
+        """Create a send ID.
+
+        A pair that was created through this store in the last 30 days comes back as ``reused``:
+        no request, no quota. Braze does not say what it answers to a pair that it has and the
+        store has not.
 
         Cancelling this call before its request has left leaves no trace. Afterwards the request
         runs to its end without you, and what it created is remembered.
@@ -146,14 +150,17 @@ class SendsClient:
         Args:
             campaign_id: the campaign's API identifier.
             send_id: your name for the send, ASCII, 1 to 64 characters; ``None`` for a new one.
-            max_rate_limit_wait: seconds, instead of the client's own.
-            headroom: slots to leave untouched for others, 0 or more.
+            max_rate_limit_wait: seconds, 0 or more, that this call may wait for quota; 0 never
+                waits, ``None`` waits for ever. Left out: the client's own.
+            headroom: slots to leave untouched for others, 0 or more. While nothing is known of the
+                quota one request may go all the same: its answer tells the limit.
 
         Returns:
             the send ID, with the number of attempts and the rate limit that Braze told.
 
         Raises:
-            ConfigurationError: an ID cannot be valid; nothing was sent.
+            ConfigurationError: an argument is unusable, or another running loop uses the client,
+                and nothing was sent; or the client was closed, and ``quota_spent`` tells.
             QuotaExhaustedError: no quota within the wait allowed.
             StoreError: the quota's store cannot be used; nothing was sent.
             APIConnectionError: no answer came, after all retries.
@@ -181,7 +188,8 @@ class SendsClient:
         A pair that is asked for twice is sent once. When the quota has ended, the rest is told so
         at once, but for what exists already. An error of ``requests`` ends the batch: it is raised
         when what is under way has ended, after one attempt's timeout at most. One of ``on_outcome``
-        ends it as cancelling does.
+        ends it as cancelling does. Then no list is returned, and what had come until then was told
+        to ``on_outcome`` alone.
 
         Cancelling calls off what has not been sent, and waits for what has, one attempt's timeout
         at most; cancelled once more, it waits no longer, and the client goes on by itself.
@@ -190,7 +198,8 @@ class SendsClient:
             requests: any iterable or async iterable, of any length; taken as it is needed.
             concurrency: how many are in work at a time, 1 or more.
             on_outcome: called with each outcome as it comes. Nothing new begins before it returns.
-            max_rate_limit_wait: seconds that each may wait for quota, instead of the client's own.
+            max_rate_limit_wait: seconds, 0 or more, that each may wait for quota; ``None`` for
+                ever. Left out: the client's own.
             headroom: slots to leave untouched for others, 0 or more.
 
         Returns:
@@ -198,6 +207,7 @@ class SendsClient:
 
         Raises:
             ConfigurationError: an argument is unusable; nothing was sent.
+            Exception: whatever ``requests``, ``on_outcome`` or ``send_id_factory`` raises.
         """
         if on_outcome is not None and (
             not callable(on_outcome)
@@ -228,14 +238,17 @@ class SendsClient:
     ) -> AsyncGenerator[Outcome, None]:
         """Create many send IDs, and give the outcomes as they come, in whatever order.
 
-        As ``create_send_ids``, but nothing is kept, so that it may run for ever. Nothing new
-        begins while an outcome that has come has not been asked for. To leave the loop before
-        its end, put it into ``contextlib.aclosing``.
+        As ``create_send_ids``, but outcomes are not kept, so that it may run for ever. The error of
+        a named pair that failed is, and the pair is not sent again by this iterator: to try again,
+        call ``create_send_id``, or start another. Nothing new begins while an outcome that has come
+        has not been asked for. To leave the loop before its end, put it into
+        ``contextlib.aclosing``.
 
         Args:
             requests: as for ``create_send_ids``.
             concurrency: how many are in work at a time, 1 or more.
-            max_rate_limit_wait: seconds that each may wait for quota, instead of the client's own.
+            max_rate_limit_wait: seconds, 0 or more, that each may wait for quota; ``None`` for
+                ever. Left out: the client's own.
             headroom: slots to leave untouched for others, 0 or more.
 
         Raises:

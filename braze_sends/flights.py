@@ -48,12 +48,16 @@ class Flight:
     """One create under way.
 
     Attributes:
+        request: the pair to create.
         ask: what the limiter is asked; its ``attempt`` counts.
+        patience: what is left of the wait for quota.
         spent: whether an attempt of this call was, or may have been, counted.
         refusal: what the last 429 means.
         keeps_lease: whether its token is kept for a further attempt.
         exchange: the request that is out.
         callers: how many wait for the result.
+        closing: whether the client is being closed.
+        task: what runs it.
     """
 
     request: CreateSendId
@@ -99,7 +103,7 @@ class Flights:
         self._by_terms: dict[_Terms, Flight] = {}
 
     async def create(self, request: CreateSendId, wait: float | None, headroom: int) -> SendId:
-        """Create a send ID, on board of a flight that is under way if there is one."""
+        """Create a send ID, or share the flight that is under way for it."""
         pair = None if request.send_id is None else protocol.pair_digest(request).hex()
         # Who waits for the same on the same terms shares a flight; on others, the limiter sees to
         # it that a pair is one request.
@@ -189,7 +193,10 @@ class Flights:
                 await self._quietly(self.limiter.close(flight.ask))
 
     def _may_repeat(self, flight: Flight, error: BrazeSendsError) -> bool:
-        """Whether a transient error is worth another attempt to those who wait."""
+        """Whether a transient error is worth another attempt to those who wait.
+
+        The pause that Braze asks for is taken from their patience.
+        """
         if flight.closing or not flight.callers or not retry.is_safe(error):
             return False
         # No silent sleep for hours: a pause that Braze asks for is bounded as a wait for quota is.

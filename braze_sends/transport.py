@@ -1,4 +1,4 @@
-"""One request over aiohttp. The only file that imports aiohttp's client."""
+"""One request over aiohttp. The only file that talks through it."""
 
 from __future__ import annotations
 
