@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from braze_sends import QuotaExhaustedError
-from braze_sends.cli.common import come_back, moment, reporting
+from braze_sends.cli.common import come_back, moment, printing, reporting
 from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import KEY, Run
 
@@ -408,6 +408,14 @@ def test_an_output_that_is_replaced_is_noticed(
     assert "3 rows: 1 created, 1 created or not, but not written" in result.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no /dev/null")
+def test_an_output_without_lines_costs_nothing(batch: Batch) -> None:
+    """A device has none to go on from."""
+    result = batch(csv(1), "--dry-run", "--json", "--output", "/dev/null")
+
+    assert 1 == json.loads(result.stdout)["to_create"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")
 def test_an_output_that_cannot_be_read_for_its_cost(run: Run, batch: Batch) -> None:
     """Is told in a line."""
@@ -672,6 +680,24 @@ def test_the_cost_in_days(
     assert not Path("new.jsonl").exists()
     assert run("batch", "rows", "--dry-run", *options).stdout.endswith(
         "Days needed    never: all of it is headroom\n" if days is None else f" {days}\n"
+    )
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_result_that_cannot_be_printed_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], closed: bool
+) -> None:
+    """In one line, and what it is; and Python does not try again at its end."""
+    before = None if closed else sys.stdout
+    monkeypatch.setattr(sys, "stdout", before)
+    with pytest.raises(typer.Exit) as ended, printing("; created: c, s"):
+        raise OSError(28, "No space left on device")
+
+    assert (1, True) == (ended.value.exit_code, sys.stdout is not before)
+    sys.stdout.close()
+    reason = "it is closed" if closed else "No space left on device"
+    assert f"error: standard output cannot be written: {reason}; created: c, s\n" == (
+        capsys.readouterr().err
     )
 
 
