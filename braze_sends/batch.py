@@ -134,7 +134,7 @@ class Batch:
                     more, until = False, _now() + self.grace
                 for work in [work for work in working if work.done()]:
                     self.place = working.pop(work)
-                    if work.exception() is None:
+                    if _error_of(work) is None:
                         yield work.result()
                 if coming is None or done != [coming]:
                     continue  # nothing begins before these have been taken
@@ -153,7 +153,7 @@ class Batch:
             if left:
                 await asyncio.wait(left)
                 for task in left:
-                    task.cancelled() or task.exception()  # seen
+                    _error_of(task)  # seen
                 await self.settled()
 
     async def _outcome(self, request: object) -> Outcome:
@@ -231,7 +231,12 @@ class Batch:
 
 
 def _first_error(done: list[asyncio.Task[Any]]) -> BaseException | None:
-    return next((error for task in done if (error := task.exception()) is not None), None)
+    return next((error for task in done if (error := _error_of(task)) is not None), None)
+
+
+def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
+    """What a task ended with; requests may have waited for something that was cancelled."""
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
 def _now() -> float:

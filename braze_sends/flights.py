@@ -124,8 +124,12 @@ class Flights:
         return await self._join(flight, key)
 
     async def settled(self) -> None:
-        """Wait for what nobody waits for any more: undone if it was not sent, else settled."""
-        await _landed([flight for flight in self.flying if not flight.callers])
+        """Wait for what nobody waits for any more: undone if it was not sent, else settled.
+
+        One attempt's timeout at most: somebody may join one, whose wait is then for them.
+        """
+        left = [flight for flight in self.flying if not flight.callers]
+        await _landed(left, self._transport.seconds)
 
     async def close(self) -> None:
         """Call off what has not been sent, and wait for what has."""
@@ -294,9 +298,9 @@ class Flights:
             log.warning("settling failed", extra={"error": str(error)})
 
 
-async def _landed(flights: list[Flight]) -> None:
+async def _landed(flights: list[Flight], timeout: float | None = None) -> None:  # noqa: ASYNC109
     if flights:
-        await asyncio.wait([flight.task for flight in flights])
+        await asyncio.wait([flight.task for flight in flights], timeout=timeout)
 
 
 def reused(request: CreateSendId, memory: Remembered) -> SendId:

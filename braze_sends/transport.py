@@ -191,7 +191,9 @@ class Transport:
 async def _own_session() -> AsyncGenerator[aiohttp.ClientSession]:
     # An async generator, since asyncio closes those that are open when a loop ends: a client that
     # nobody closed leaves no "Unclosed client session" behind, and lives on in the next loop.
-    session = aiohttp.ClientSession()
+    # Leases bound how many connections there are. A wait for one would use up the timeout, and the
+    # request leave with too little of it to see its answer.
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
     try:
         yield session
     finally:

@@ -23,7 +23,7 @@ from braze_sends import (
     SendsClient,
 )
 from braze_sends.testing import FakeBraze, Fault
-from tests.world import KEY, MIDNIGHT, MORNING, UNANSWERED, Fate, World, play
+from tests.world import KEY, LOST, MIDNIGHT, MORNING, UNANSWERED, Fate, World, play
 
 
 def rows(*names: object) -> list[CreateSendId]:
@@ -483,6 +483,28 @@ async def test_requests_that_fail_as_they_are_cancelled_leave_no_complaint(fake:
     assert [] == complaints
 
 
+def test_cancelled_it_does_not_wait_for_what_somebody_else_has_joined() -> None:
+    """One attempt's timeout at most, though the other waits for quota until midnight."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: LOST if n == 1 else Fate()
+        client = world.client(timeout=3, max_rate_limit_wait=None)
+        await client.create_send_id("campaign", "first")
+        batch = asyncio.create_task(client.create_send_ids(rows(1)))
+        await asyncio.sleep(1)
+        batch.cancel()
+        await asyncio.sleep(0.01)
+        world.model.spend(99, world.now())
+        other = asyncio.create_task(client.create_send_id("campaign", "s1"))
+        cancelled = world.now()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        assert world.now() - cancelled <= 3
+        assert "s1" == (await other).send_id
+
+    play(schedule)
+
+
 async def test_cancelled_twice_it_waits_no_longer(fake: FakeBraze) -> None:
     """The request runs on, as that of any cancelled create does."""
     fake.script(Fault(delay=0.2))
@@ -591,6 +613,24 @@ def test_a_name_that_cannot_be_made_is_not_held_back_by_silent_requests() -> Non
         assert world.loop.time() < 100
 
     play(schedule)
+
+
+async def test_requests_that_wait_for_what_is_cancelled_end_a_batch(fake: FakeBraze) -> None:
+    """As any error of theirs does: what is under way is told first."""
+    fake.latency = 0.05
+
+    async def source() -> AsyncIterator[CreateSendId]:
+        for request in rows(1, 2, 3):
+            yield request
+        helper = asyncio.create_task(asyncio.sleep(3600))
+        helper.cancel()
+        await helper
+
+    told: list[Outcome] = []
+    async with client_of(fake) as braze:
+        with pytest.raises(asyncio.CancelledError):
+            await braze.create_send_ids(source(), on_outcome=told.append)
+    assert ["s1", "s2", "s3"] == sorted(created(told))
 
 
 async def test_an_on_outcome_that_raises_ends_a_batch(fake: FakeBraze) -> None:

@@ -322,10 +322,16 @@ class Bucket:
         return {pair for pair in pairs if pair is not None}
 
     def settle_pair(self, pair: str) -> None:
-        """A pair exists: its charges stay, and are doubts about the quota alone."""
+        """A pair exists: what is open for it stays, and is about the quota alone.
+
+        Without this, a doubt of it that is cleared later would put it in doubt again.
+        """
         for name, charge in self.charges.items():
             if charge.pair == pair:
                 self.charges[name] = attrs.evolve(charge, pair=None)
+        for name, lease in self.leases.items():
+            if lease.pair == pair:
+                self.leases[name] = attrs.evolve(lease, pair=None)
 
     def _decide(self, ask: Ask, now: float, repeat: bool, holder: str | None) -> Grant | Wait:
         lease = self.leases.get(ask.lease)
@@ -345,8 +351,12 @@ class Bucket:
                 # One that may exist is asked for though nothing is left, so that it is not lost;
                 # but not while others are out, whose slot it could take.
                 lost = ask.in_doubt and not self.leases and self._own_room(ask) > 0
-                careful = self.careful and self._own_room(ask) > ask.headroom
-                if not (asks_charges or lost or careful):
+                capped = self._own_room(ask) <= ask.headroom
+                careful = self.careful and not capped
+                # A limit that is only assumed may be higher than the headroom: an answer tells.
+                alone = not self.leases and self._room() > 0
+                asks_limit = self._headroom_unjudged(ask) and alone and not capped
+                if not (asks_charges or lost or careful or asks_limit):
                     return Wait(Reason.QUOTA, self._free_at(ask, now))
                 self.careful = self.careful and not careful
         self.leases[ask.lease] = Lease(
@@ -392,8 +402,13 @@ class Bucket:
         """Whether a charge may be one too many: a doubt, or a success that ``used`` may include."""
         return not charge.asked and (not charge.certain or charge.begun < self.learned)
 
+    def _headroom_unjudged(self, ask: Ask) -> bool:
+        """Whether an answer has to tell first if the headroom leaves anything."""
+        return self.learned == -math.inf and ask.headroom >= self.limit
+
     def _free_at(self, ask: Ask, now: float) -> float | None:
-        if min(self.limit, math.inf if ask.cap is None else ask.cap) <= ask.headroom:
+        limit = NO_CAP if self._headroom_unjudged(ask) else self.limit
+        if min(limit, NO_CAP if ask.cap is None else ask.cap) <= ask.headroom:
             return math.inf
         if self.leases:
             return None

@@ -1,9 +1,10 @@
 """Who waits for the quota, in this process: a queue, one timer, and transactions in groups.
 
 **What must hold.** Whoever is granted a lease gets it or gives it back, wherever cancellation
-strikes. A waiter is woken by each event that could serve it: an answer, a lease's deadline, the
-window's end, the end of its own patience. No transaction is interrupted, since it runs in a task
-that no caller owns; its operations can be repeated without harm.
+strikes. What is known of a pair is never replaced by a doubt. A waiter is woken by each event that
+could serve it: an answer, a lease's deadline, the window's end, the end of its own patience. No
+transaction is interrupted, since it runs in a task that no caller owns; its operations can be
+repeated without harm.
 """
 
 from __future__ import annotations
@@ -180,12 +181,12 @@ class Limiter:
         def settle(transaction: Transaction) -> None:
             transaction.bucket.finish(ask, grant, answer, transaction.now, keep=keep)
             if ask.pair is not None and memory is not None:
-                # A doubt never covers up what is known.
+                # A doubt never covers up what is known, whichever of the two comes first.
                 known = transaction.pairs.get(ask.pair)
-                if memory.send_id is not None:
-                    transaction.bucket.settle_pair(ask.pair)
                 if memory.send_id is not None or known is None:
-                    transaction.pairs[ask.pair] = memory
+                    known = transaction.pairs[ask.pair] = memory
+                if known.send_id is not None:
+                    transaction.bucket.settle_pair(ask.pair)
 
         await self._run(settle, ask.pair)
 

@@ -245,16 +245,26 @@ def test_who_is_not_remembered_is_told(run: Run, batch: Batch, fake: FakeBraze) 
     assert "remembers" not in run("batch", "rows", *SQLITE).stderr
 
 
-@pytest.mark.parametrize("options", [("--headroom", "100"), ("--limit-per-day", "0")])
+@pytest.mark.parametrize(
+    ("options", "created"), [(("--headroom", "100"), 1), (("--limit-per-day", "0"), 0)]
+)
 def test_what_can_never_be_is_wrong_usage(
-    batch: Batch, fake: FakeBraze, options: tuple[str, str]
+    batch: Batch, fake: FakeBraze, options: tuple[str, str], created: int
 ) -> None:
-    """Even who waits for ever would wait in vain."""
-    result = batch(csv(1), *options, "--wait")
+    """Even who waits for ever would wait in vain; that the limit is 100, the first answer tells."""
+    result = batch(csv(*range(created + 1)), *options, "--wait")
 
-    assert (2, []) == (result.exit_code, fake.requests)
+    assert (2, created, created) == (result.exit_code, len(fake.requests), len(lines()))
     assert "error: no day will have a slot for this batch: the limit is " in result.stderr
-    assert result.stderr.endswith("\n1 row: nothing created\n")
+    assert result.stderr.endswith("row: nothing created\n" if not created else ": 1 created\n")
+
+
+def test_a_headroom_beyond_the_assumed_limit(batch: Batch, fake: FakeBraze) -> None:
+    """Is judged by the real one, which two answers tell."""
+    fake.daily_limit = 1000
+    result = batch(csv(*range(8)), "--headroom", "995", *SQLITE)
+
+    assert (75, 5) == (result.exit_code, len(fake.requests))
 
 
 def test_without_wait_nobody_is_said_to_wait(batch: Batch, fake: FakeBraze) -> None:

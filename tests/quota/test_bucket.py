@@ -414,6 +414,20 @@ def test_each_waits_for_what_it_asks_for() -> None:
     ]
 
 
+def test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer() -> None:
+    """One at a time may ask for the limit, but not against the caller's own cap."""
+    bucket = Bucket(offset=0.0)
+    bold, capped = ask("bold", headroom=150), ask("capped", headroom=150, cap=150)
+    grant = granted(bucket, bold, 5.0)
+    behind, never = bucket.reserve([ask("behind", headroom=150), capped], 5.0)
+    assert [Wait(Reason.CANARY), Wait(Reason.CANARY)] == [behind, never]
+    bucket.finish(bold, grant, told(1), 6.0)
+    assert [Wait(Reason.QUOTA, math.inf)] == bucket.reserve([ask("more", headroom=150)], 7.0)
+
+    bucket = Bucket(offset=0.0)
+    assert [Wait(Reason.QUOTA, math.inf)] == bucket.reserve([capped], 5.0)
+
+
 def test_what_was_cleared_without_an_answer_is_handed_on() -> None:
     """For who keeps the state to remember; not what is known to exist."""
     bucket = known()

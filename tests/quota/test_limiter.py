@@ -12,7 +12,7 @@ import pytest
 from braze_sends import MemoryStore, StoreError
 from braze_sends.quota.bucket import LEASE_GRACE, Answer, Ask, Window
 from braze_sends.quota.limiter import Held, Limiter, Patience
-from braze_sends.quota.store import Transaction
+from braze_sends.quota.store import Remembered, Transaction
 from braze_sends.testing import run_virtual
 
 T = TypeVar("T")
@@ -117,6 +117,42 @@ def test_a_pair_whose_owner_died_is_remembered_in_doubt() -> None:
         again = attrs.evolve(ask("b"), pair="pair-a")
         assert isinstance(await limiter.acquire(again, patience := Patience(0)), Held)
         assert patience.in_doubt
+
+    run_virtual(main())
+
+
+KNOWN = Remembered("s")
+LOST = Answer(spent=None, in_doubt=True)
+
+
+@pytest.mark.parametrize("who_is_late", ["the one whose answer was lost", "the one who created it"])
+def test_what_is_known_of_a_pair_outlives_every_doubt(who_is_late: str) -> None:
+    """Two attempts for it, the first past its lease: once it is known, no doubt covers it up."""
+
+    async def main() -> None:
+        limiter = Limiter.of(GatedStore(), "w")
+        first, again = ask("first"), attrs.evolve(ask("again"), pair="pair-first")
+        stopped = await limiter.acquire(first, Patience(0))
+        assert isinstance(stopped, Held)
+        await asyncio.sleep(10.0 + LEASE_GRACE)
+        repeat = await limiter.acquire(again, Patience(0))
+        assert isinstance(repeat, Held)
+        success = Answer(spent=True)
+        if who_is_late == "the one who created it":
+            # The other one dies while its attempt is under way.
+            await limiter.finish(first, stopped.grant, success, memory=KNOWN)
+        else:
+            await limiter.finish(again, repeat.grant, success, memory=KNOWN)
+            await limiter.finish(first, stopped.grant, LOST, memory=Remembered(None))
+        await asyncio.sleep(60.0)
+        third = await limiter.acquire(ask("third"), Patience(0))
+        assert isinstance(third, Held)
+        counted = Answer(True, window=Window(100, 3, 1e9 + 3600))
+        await limiter.finish(ask("third"), third.grant, counted, memory=None)
+
+        assert 0 == (await limiter.status(None)).unconfirmed
+        assert KNOWN == await limiter.recall("pair-first")
+        assert KNOWN == await limiter.acquire(attrs.evolve(again, lease="fourth"), Patience(0))
 
     run_virtual(main())
 
