@@ -295,7 +295,7 @@ class Flights:
         try:
             await settling
         except StoreError as error:
-            log.warning("settling failed", extra={"error": str(error)})
+            log.warning("settling failed: %s", error)
 
 
 async def _landed(flights: list[Flight], timeout: float | None = None) -> None:  # noqa: ASYNC109

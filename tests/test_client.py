@@ -667,7 +667,7 @@ async def test_a_store_that_is_down_after_sending_loses_no_id(
         await until(lambda: fake.in_flight)
         store.broken = StoreError("down")
         assert "pair" == str(await task)
-        assert ["settling failed"] == [record.message for record in caplog.records]
+        assert ["settling failed: down"] == [record.message for record in caplog.records]
 
 
 async def test_waiters_are_told_that_the_store_is_down(fake: FakeBraze) -> None:

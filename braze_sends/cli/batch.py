@@ -36,6 +36,7 @@ from braze_sends.cli.common import (
     StoreOption,
     WorkspaceOption,
     existing,
+    file_of,
     forgetful,
     make_client,
     note,
@@ -114,6 +115,9 @@ def batch(
     with reporting(as_json), contextlib.ExitStack() as stack:
         if file == api_key_file == "-":
             raise ConfigurationError("FILE and --api-key-file cannot both be standard input")
+        kept = file_of(store)
+        if output and kept and os.path.realpath(output) == os.path.realpath(kept):
+            raise ConfigurationError("--output and --store cannot both be the same file")
         braze = make_client(
             base_url,
             existing(store) if dry_run else store,
@@ -142,7 +146,7 @@ def batch(
         if forgetful(store) and not quiet:
             if limit_per_day is not None:
                 note("without a store that lasts, --limit-per-day is for this run alone")
-            if output is None:
+            if not lines.lasting:
                 note("nothing remembers this batch: --output does, or a store that lasts")
         done = rows.count - found[None]
         progress = stack.enter_context(
@@ -158,7 +162,7 @@ def batch(
     if as_json:
         print_json(summary.as_json())
     elif not quiet or summary.exit_code:
-        for line in summary.in_words(continues=output is not None or not forgetful(store)):
+        for line in summary.in_words(continues=lines.lasting or not forgetful(store)):
             note(line)
     raise typer.Exit(summary.exit_code)
 

@@ -125,9 +125,14 @@ def forgetful(store: str | None) -> bool:
 
 def existing(store: str | None) -> str | None:
     """``store``, but memory in place of a file that is not there: who only looks makes none."""
-    if store and store.startswith("sqlite:///") and not os.path.exists(store[len("sqlite:///") :]):
-        return "memory://"
-    return store
+    path = file_of(store)
+    return "memory://" if path is not None and not os.path.exists(path) else store
+
+
+def file_of(store: str | None) -> str | None:
+    """The file that a store is in, if it is in one."""
+    prefix = "sqlite:///"
+    return store[len(prefix) :] if store and store.startswith(prefix) else None
 
 
 @contextmanager

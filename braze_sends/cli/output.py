@@ -58,6 +58,7 @@ class Output:
         read_only: only read the lines that there are: nothing is created, locked or mended.
 
     Attributes:
+        lasting: a rerun can go on from it: it is a regular file.
         torn: the last line had been cut short by a kill or a crash, and was removed; its row is
             to be asked for again.
 
@@ -148,12 +149,16 @@ class Output:
                 f"{self._name} cannot be {verb}: {error.strerror or error}", line=line
             ) from None
 
+    @property
+    def lasting(self) -> bool:
+        return self._lasting is not None
+
     # --- opening ---------------------------------------------------------------------------------
 
     def _look(self, path: str) -> None:
         _require_folder(path)
-        with suppress(FileNotFoundError), io.FileIO(path) as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        if os.path.isdir(path) or os.path.isfile(path):  # else nothing is there to read
+            with io.FileIO(path) as file:
                 self._read(file)
 
     def _open(self, path: str) -> io.FileIO:
@@ -164,6 +169,7 @@ class Output:
         try:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 self._lasting = file
+                self._keep_apart(file)
                 self._lock(file)
                 self._make_room(file, *self._read(file))
                 if new:
@@ -172,6 +178,15 @@ class Output:
             file.close()
             raise
         return file
+
+    def _keep_apart(self, file: io.FileIO) -> None:
+        for stream in {1, 2} - {file.fileno()}:  # one that was closed may be ours
+            with suppress(OSError):  # it is closed
+                if os.path.sameopenfile(file.fileno(), stream):
+                    raise OutputError(
+                        f"{self._name} is where standard {'output' if stream == 1 else 'error'} "
+                        "goes, and each would overwrite the other"
+                    )
 
     def _lock(self, file: io.FileIO) -> None:
         try:

@@ -122,9 +122,9 @@ def read(file: BinaryIO, on_bad: Callable[[BadRow], None], *, name: str = "the f
     """Read a file to its end. The first character that is no blank tells the format.
 
     ``{``: JSON Lines, objects with the strings ``campaign_id`` and ``send_id``. Else CSV: a header
-    with these names in any order and case, cells separated by comma, semicolon (Excel in Europe)
-    or tab. Other keys and columns are ignored, and so are blank lines. UTF-8, lines that end in
-    LF, CRLF or CR.
+    with these names, cells separated by comma, semicolon (Excel in Europe) or tab. Names in any
+    order and case. Other keys and columns are ignored, and so are blank lines. UTF-8, lines that
+    end in LF, CRLF or CR.
 
     Args:
         file: what to read, from where it stands.
@@ -137,6 +137,8 @@ def read(file: BinaryIO, on_bad: Callable[[BadRow], None], *, name: str = "the f
     """
     lines = _Lines(file, name)
     first = _first(lines)
+    if re.fullmatch(r"sep=.\s*", _start(first)):  # by Excel, which the header tells as well
+        first = _first(lines)
     found = _json_rows if _start(first).startswith("{") else _csv_rows
     return Rows(found(first, lines), on_bad)
 
@@ -290,7 +292,7 @@ def _json_row(number: int, line: str) -> CreateSendId | BadRow:
     if problem := _problem_of(line):
         return BadRow(number, problem)
     try:
-        row = json.loads(line.rstrip())
+        row = json.loads(line.rstrip(), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         return BadRow(number, f"it is not JSON, at column {error.colno}: {error.msg}")
     except ValueError:  # Python reads no integer of over 4300 digits
@@ -302,7 +304,20 @@ def _json_row(number: int, line: str) -> CreateSendId | BadRow:
     for name in COLUMNS:
         if row.get(name) is None:
             return BadRow(number, f"{name} is missing")
+        if row[name] is _TWICE:
+            return BadRow(number, f"it has {name} more than once")
     return _row(number, *(row[name] for name in COLUMNS))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        name = _column(key)
+        found[name] = _TWICE if name in found else value
+    return found
+
+
+_TWICE: Final = object()
 
 
 # --- CSV -----------------------------------------------------------------------------------------

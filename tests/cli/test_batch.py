@@ -418,6 +418,34 @@ def test_an_output_that_is_replaced_is_noticed(
     assert "3 rows: 1 created, 1 created or not, but not written" in result.stderr
 
 
+def test_an_output_that_is_the_store(batch: Batch, fake: FakeBraze) -> None:
+    """Neither would survive."""
+    result = batch(csv(1), "--store", "sqlite:///out.jsonl")
+
+    assert (2, []) == (result.exit_code, fake.requests)
+    assert "error: --output and --store cannot both be the same file\n" == result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no FIFOs")
+def test_an_output_that_nobody_reads_yet(run: Run, batch: Batch) -> None:
+    """A dry run does not wait for a reader, nor for a writer."""
+    batch(csv(1))
+    os.mkfifo("fifo")
+
+    assert 0 == run("batch", "rows", "--dry-run", "--output", "fifo").exit_code
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no /dev/null")
+def test_an_output_that_keeps_nothing(run: Run, batch: Batch, fake: FakeBraze) -> None:
+    """Is as good as none, and the command says so."""
+    fake.daily_limit = 1
+    Path("rows").write_text(csv(1, 2))
+    result = run("batch", "rows", "--output", "/dev/null")
+
+    assert "nothing remembers this batch: --output does, or a store that lasts\n" in result.stderr
+    assert result.stderr.endswith(": a rerun begins anew\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no /dev/null")
 def test_an_output_without_lines_costs_nothing(batch: Batch) -> None:
     """A device has none to go on from."""
@@ -462,7 +490,9 @@ def test_an_output_that_cannot_be_used(
         b"\xef\xbb\xbfcampaign_id,send_id\nc,s1\n",
         b"campaign_id,send_id\r\nc,s1\r\n",
         b'title;Send_ID;Campaign_ID\r\n"a; b";s1;c',
+        b"sep=;\r\nSend ID;Campaign ID\r\ns1;c\r\n",
         b'{"send_id": "s1", "campaign_id": "c", "title": "x"}',
+        b'{"Send ID": "s1", "Campaign ID": "c"}',
     ],
 )
 def test_files_as_people_have_them(batch: Batch, fake: FakeBraze, rows: bytes) -> None:

@@ -151,6 +151,9 @@ def test_what_is_closed_is_no_trouble(redirected: Redirected, fake: FakeBraze) -
 
     assert 0 == redirected("2>&-", *BATCH).returncode
     assert pairs == fake.created == written()
+    Path("sends.jsonl").unlink()
+    assert 0 == redirected(">&-", *BATCH).returncode
+    assert pairs == fake.created == written()
     empty = redirected("<&-", "batch", "-")
     assert (2, True) == (empty.returncode, "error: standard input is empty" in empty.stderr)
 
@@ -175,6 +178,20 @@ def test_whoever_listens_the_batch_goes_on(
     )
 
     assert pairs == fake.created == written()
+
+
+@pytest.mark.parametrize(("number", "name"), [(1, "output"), (2, "error")])
+def test_an_output_that_is_a_standard_stream_too(
+    redirected: Redirected, fake: FakeBraze, number: int, name: str
+) -> None:
+    """Each would overwrite what the other has written, so nothing is sent."""
+    calendar(3)
+    args = ("batch", "calendar.csv", "--output", "file", "--json")
+    ended = redirected(f"{number}>file", *args)
+    told = ended.stderr + Path("file").read_text() + ended.stdout
+
+    assert (1, []) == (ended.returncode, fake.requests)
+    assert f"file is where standard {name} goes" in told
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has no /dev/full")

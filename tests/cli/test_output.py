@@ -313,6 +313,19 @@ def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
     assert before == sorted(tmp_path.iterdir())
 
 
+def test_a_file_that_standard_error_goes_to(path: Path) -> None:
+    """Is refused: each would overwrite the other."""
+    before = os.dup(2)
+    try:
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+            told = "is where standard error goes, and each would overwrite the other"
+            assert told == refusal(path)
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
 def test_folder_that_takes_no_files() -> None:
     """A file that not even root can create is refused."""
     assert refusal("/sys/out.jsonl").startswith("cannot be written: ")
