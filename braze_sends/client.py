@@ -295,7 +295,7 @@ class SendsClient:
     async def close(self) -> None:
         """Call off what has not been sent, wait for what has, and close what was opened.
 
-        Takes at most one attempt's timeout. Idempotent.
+        Takes at most one attempt's timeout, and what the store takes. Idempotent.
         """
         self._closed = True
         flights = self._flights_of_loop

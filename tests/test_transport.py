@@ -518,6 +518,20 @@ async def test_its_own_session_is_closed_and_only_once(fake: FakeBraze) -> None:
         await transport.close()
 
 
+async def test_its_own_session_makes_no_request_wait_for_a_connection(fake: FakeBraze) -> None:
+    """aiohttp allows 100 by itself, and the wait for one would use up the attempt's timeout."""
+    fake.latency = 3600.0
+    async with transporting(fake.base_url) as transport:
+        sends = [asyncio.create_task(transport.send(BODY, Exchange(inf))) for _ in range(110)]
+        async with asyncio.timeout(20):
+            while fake.in_flight < 110:
+                await asyncio.sleep(0.01)
+        for send in sends:
+            send.cancel()
+        ended = await asyncio.gather(*sends, return_exceptions=True)
+        assert {asyncio.CancelledError} == set(map(type, ended))
+
+
 async def test_two_first_requests_share_one_session(fake: FakeBraze) -> None:
     """Requests that start together open one session, not two."""
     async with transporting(fake.base_url) as transport:

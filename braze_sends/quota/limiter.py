@@ -4,7 +4,7 @@
 strikes. What is known of a pair is never replaced by a doubt. A waiter is woken by each event that
 could serve it: an answer, a lease's deadline, the window's end, the end of its own patience. No
 transaction is interrupted, since it runs in a task that no caller owns; its operations can be
-repeated without harm.
+repeated without harm. A wait for quota outlives a store that is away for a moment.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ T = TypeVar("T")
 #: Another process may free what is waited for: on a shared store, look again after the first, and
 #: ever more seldom, in seconds.
 FIRST_LOOK, LAST_LOOK = 0.25, 5.0
+#: So long a store may be away before that ends the waits for quota, in seconds.
+LONGEST_OUTAGE = 60.0
 #: A wait shorter than this is over: the rest is rounding.
 INSTANT = 1e-6
 #: Keeps processes from asking in the same instant when a window ends, in seconds.
@@ -80,10 +82,16 @@ class _Waiter:
     future: asyncio.Future[Held | Remembered]
     waits_since: float | None = None
 
+    def patience_left(self, now: float) -> float:
+        """What is left of the patience in a wait for quota; infinite in no such wait."""
+        if self.waits_since is None:
+            return math.inf
+        return self.patience.left - (now - self.waits_since)
+
     def spend(self, now: float) -> None:
         """Take the wait for quota that ends now from the patience."""
         if self.waits_since is not None:
-            self.patience.left -= now - self.waits_since
+            self.patience.left = self.patience_left(now)
             self.waits_since = None
 
 
@@ -121,6 +129,7 @@ class Limiter:
         self._operations: list[_Operation] = []
         self._committing: asyncio.Task[None] | None = None
         self._look_again = False
+        self._away_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pause = FIRST_LOOK
 
@@ -284,12 +293,14 @@ class Limiter:
                 raise
             except Exception as error:  # whatever a store raises, nobody may be left waiting
                 self._fail(error, operations, waiters)
+                self._arm(self._pause)
                 continue
+            self._away_since = None
             for operation, result in zip(operations, outcome.results, strict=True):
                 if not operation.future.done():
                     operation.future.set_result(result)
             self._deliver(waiters, outcome, started)
-            self._arm(outcome)
+            self._arm(outcome.next_change - outcome.now + random.uniform(0, JITTER))
 
     async def _transact(self, operations: list[_Operation], waiters: list[_Waiter]) -> _Outcome:
         asks = [waiter.ask for waiter in waiters]
@@ -349,8 +360,10 @@ class Limiter:
             elif isinstance(decision, Grant):
                 waiter.patience.undoubted = not waiter.patience.in_doubt
                 del self._queue[waiter.patience.ticket]
-                # From before the transaction, since this process may have been stopped in it.
-                deadline = started + waiter.ask.timeout + LEASE_GRACE
+                # From before the transaction, since this process may have been stopped in it; and
+                # the lease may be that of an earlier one, whose reply was lost.
+                begun = started - (outcome.now - decision.begun)
+                deadline = begun + waiter.ask.timeout + LEASE_GRACE
                 waiter.future.set_result(Held(decision, deadline))
             elif decision.reason is Reason.QUOTA:
                 until = math.nan if decision.until is None else decision.until - outcome.now
@@ -367,19 +380,26 @@ class Limiter:
     def _fail(self, error: Exception, operations: list[_Operation], waiters: list[_Waiter]) -> None:
         if not isinstance(error, BrazeSendsError):
             error = StoreError(f"the quota's store failed: {type(error).__name__}")
+        now = self._loop.time()
+        if self._away_since is None:
+            self._away_since = now
+        patient = now - self._away_since < LONGEST_OUTAGE
         # A copy for each, since each is told which pair it is about.
         for operation in operations:
             if not operation.future.done():
                 operation.future.set_exception(copy(error))
                 operation.future.exception()  # seen, should its caller be gone
         for waiter in waiters:
+            waits = waiter.waits_since is not None and waiter.patience_left(now) > INSTANT
+            if patient and waits and not waiter.future.done():
+                continue  # it has time; the store may come back
             self._queue.pop(waiter.patience.ticket, None)
             if not waiter.future.done():
                 waiter.future.set_exception(copy(error))
 
     # --- time ------------------------------------------------------------------------------------
 
-    def _arm(self, outcome: _Outcome) -> None:
+    def _arm(self, delay: float) -> None:
         """One timer for all who wait: the next moment at which one of them may be served."""
         if self._timer is not None:
             self._timer.cancel()
@@ -387,10 +407,8 @@ class Limiter:
         if not self._queue:
             self._pause = FIRST_LOOK
             return
-        delay = outcome.next_change - outcome.now + random.uniform(0, JITTER)
-        for waiter in self._queue.values():
-            if waiter.waits_since is not None:
-                delay = min(delay, waiter.patience.left)
+        now = self._loop.time()
+        delay = min(delay, *(waiter.patience_left(now) for waiter in self._queue.values()))
         if self._store.shared:
             delay = min(delay, self._pause)
         self._timer = self._loop.call_later(delay, self._look)

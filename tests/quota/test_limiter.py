@@ -157,6 +157,69 @@ def test_what_is_known_of_a_pair_outlives_every_doubt(who_is_late: str) -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize(
+    ("away", "reset", "patience", "ends"),
+    [(50, 300, 4000, None), (90, 300, 4000, 80), (50, 28, 30, 30)],
+)
+def test_a_store_that_is_away_for_a_moment_ends_no_wait(
+    away: float, reset: float, patience: float, ends: float | None
+) -> None:
+    """A wait for quota goes on for a minute of it, if it has the patience; a new ask fails."""
+
+    async def main() -> None:
+        store, loop = GatedStore(), asyncio.get_running_loop()
+        limiter = Limiter.of(store, "w")
+        held = await limiter.acquire(ask("first"), Patience(0))
+        assert isinstance(held, Held)
+        answer = Answer(True, window=Window(100, 100, 1e9 + reset))
+        await limiter.finish(ask("first"), held.grant, answer, memory=None)
+        waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(patience)))
+        ended: list[float] = []
+        waits.add_done_callback(lambda _: ended.append(loop.time()))
+        await asyncio.sleep(20)
+        store.error = StoreError("down")
+        gone = loop.time()
+        with pytest.raises(StoreError):
+            await limiter.acquire(ask("new"), Patience(4000))
+        assert not waits.done()
+        await asyncio.sleep(away)
+        store.error = None
+        if ends is None:
+            assert isinstance(await waits, Held)
+            assert 301 <= loop.time() < 302
+        else:
+            assert isinstance(waits.exception(), StoreError)
+            assert ends <= ended[0] < ends + 6
+            assert {} == limiter._queue
+        looks = [time for time in store.times if gone <= time < gone + away]
+        assert len(looks) < 20
+
+    run_virtual(main())
+
+
+def test_a_grant_whose_reply_was_lost_is_no_longer_ours_than_the_store_says() -> None:
+    """The store counts from the transaction that granted it, not from the one that tells."""
+
+    async def main() -> None:
+        store, loop = GatedStore(), asyncio.get_running_loop()
+        limiter = Limiter.of(store, "w")
+        held = await limiter.acquire(ask("first"), Patience(0))
+        assert isinstance(held, Held)
+        answer = Answer(True, window=Window(100, 100, 1e9 + 5))
+        await limiter.finish(ask("first"), held.grant, answer, memory=None)
+        waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(60)))
+        await asyncio.sleep(5)
+        store.error = StoreError("the reply was lost")
+        await asyncio.sleep(8)
+        store.error = None
+        held = await waits
+        assert isinstance(held, Held)
+        assert held.grant.begun < loop.time() - 4
+        assert held.grant.begun + 10.0 + LEASE_GRACE == pytest.approx(held.deadline)
+
+    run_virtual(main())
+
+
 def test_who_waits_on_a_shared_store_looks_again_ever_more_seldom() -> None:
     """After 0.25 s, doubling to 5 s; and no more when nobody waits."""
 
