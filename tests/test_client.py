@@ -670,8 +670,11 @@ async def test_a_store_that_is_down_after_sending_loses_no_id(
         assert ["settling failed: down"] == [record.message for record in caplog.records]
 
 
-async def test_waiters_are_told_that_the_store_is_down(fake: FakeBraze) -> None:
-    """They do not wait for a store that fails."""
+async def test_waiters_are_told_that_the_store_is_down(
+    fake: FakeBraze, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not wait for a store that has been away for too long."""
+    monkeypatch.setattr("braze_sends.quota.limiter.LONGEST_OUTAGE", 0.1)
     store = BrokenStore()
     fake.daily_limit = 1
     async with client_of(fake, store=store, max_rate_limit_wait=None) as braze:
