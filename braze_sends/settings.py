@@ -136,7 +136,7 @@ def checked_base_url(value: object) -> str:
     known = ", ".join(INSTANCES)
     if not text:
         raise ConfigurationError(
-            f"no base URL: pass base_url=… or set BRAZE_BASE_URL to a URL or one of {known}"
+            f"no base URL: set BRAZE_BASE_URL, or base_url, to a URL or one of {known}"
         )
     if text.upper() in INSTANCES:
         return INSTANCES[text.upper()]

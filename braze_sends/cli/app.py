@@ -19,6 +19,7 @@ from braze_sends.cli.batch import batch
 from braze_sends.cli.common import (
     ERROR,
     INTERRUPTED,
+    STOPPING,
     BaseUrlOption,
     JsonOption,
     KeyFileOption,
@@ -79,10 +80,11 @@ def create(
     ] = None,
     as_json: JsonOption = False,
     headroom: Annotated[
-        int, typer.Option(metavar="N", help="Slots of the quota to leave for others.")
+        int, typer.Option(min=0, metavar="N", help="Slots of the quota to leave for others.")
     ] = 0,
     max_wait: Annotated[
-        float, typer.Option(metavar="SECONDS", help="The longest wait for quota; inf for ever.")
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="The longest wait for quota; inf for ever."),
     ] = 30.0,
     base_url: BaseUrlOption = None,
     store: StoreOption = None,
@@ -96,9 +98,13 @@ def create(
     async def run(braze: SendsClient) -> SendId:
         async with braze:
             wait = None if max_wait == math.inf else max_wait
-            return await braze.create_send_id(
-                campaign_id, name, max_rate_limit_wait=wait, headroom=headroom
-            )
+            try:
+                return await braze.create_send_id(
+                    campaign_id, name, max_rate_limit_wait=wait, headroom=headroom
+                )
+            except asyncio.CancelledError:
+                note(STOPPING)
+                raise
 
     with reporting(as_json):
         client = make_client(base_url, store, workspace, api_key_file)

@@ -30,6 +30,7 @@ from braze_sends import (
 )
 from braze_sends.cli.common import (
     INTERRUPTED,
+    STOPPING,
     USAGE,
     BaseUrlOption,
     KeyFileOption,
@@ -147,7 +148,7 @@ def batch(
             if limit_per_day is not None:
                 note("without a store that lasts, --limit-per-day is for this run alone")
             if not lines.lasting:
-                note("nothing remembers this batch: --output does, or a store that lasts")
+                note("a rerun will begin anew: to go on, give --output, or a store that lasts")
         done = rows.count - found[None]
         progress = stack.enter_context(
             Progress(
@@ -209,7 +210,7 @@ class _Run:
     concurrency: int
     headroom: int
     more: bool = True
-    unknown_in_a_row: int = 0
+    unanswered_in_a_row: int = 0
     closing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -238,13 +239,13 @@ class _Run:
         """Write down what was decided; what cannot go on is stopped."""
         error, summary = outcome.error, self.summary
         if error is None or _is_verdict(error):
-            self.unknown_in_a_row = 0
+            self.unanswered_in_a_row = 0
             self.write(outcome)
         elif isinstance(error, QuotaExhaustedError) and self.never(error):
             self.fail(
                 ConfigurationError(
-                    f"no day will have a slot for this batch: the limit is {error.limit}, and "
-                    f"--headroom keeps {self.headroom}"
+                    f"no day will have a slot for this batch: the limit is {error.limit}"
+                    f"{f', and --headroom keeps {self.headroom}' if self.headroom else ''}"
                 )
             )
         elif isinstance(error, QuotaExhaustedError | RateLimitError):
@@ -256,11 +257,14 @@ class _Run:
             pass  # called off before it was sent
         else:
             # It gets no line, and is asked for by the next run.
-            summary.unknown += 1
-            self.unknown_in_a_row += 1
-            self.progress.say(f"unknown: {_pair(outcome.request)}: {error}")
-            if self.unknown_in_a_row == GIVE_UP_AFTER:
-                self.fail(error)
+            unknown = error.quota_spent is not False
+            summary.unknown += unknown
+            what = "unknown" if unknown else "not created"
+            self.progress.say(f"{what}: {_pair(outcome.request)}: {error}")
+            self.unanswered_in_a_row += 1
+            if self.unanswered_in_a_row == GIVE_UP_AFTER:
+                rows = f"{GIVE_UP_AFTER} rows in a row got no answer"
+                self.fail(BrazeSendsError(f"{rows}: the connection is taken for dead"))
 
     def write(self, outcome: Outcome) -> None:
         request, send, error = outcome.request, outcome.result, outcome.error
@@ -295,7 +299,7 @@ class _Run:
 
     def interrupt(self) -> None:
         self.summary.interrupted = True
-        self.progress.say("stopping: what is under way may end; Ctrl-C once more ends it at once")
+        self.progress.say(STOPPING)
         self.stop()
 
     def stop(self) -> None:
@@ -333,8 +337,10 @@ def _interrupts(first: Callable[[], None]) -> Iterator[None]:
     def interrupted(number: int, frame: FrameType | None) -> None:
         nonlocal called
         if called and number == signal.SIGINT:
-            if _on_a_terminal():
-                os.write(2, b"\x1b[?25h\n")  # shows the cursor, which the bar has hidden
+            with contextlib.suppress(OSError):
+                if _on_a_terminal():
+                    os.write(2, b"\x1b[?25h\n")  # shows the cursor, which the bar has hidden
+                os.write(2, b"ended at once; a rerun asks again for what was under way\n")
             os._exit(INTERRUPTED)
         if not called:
             called = True

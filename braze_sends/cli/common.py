@@ -34,6 +34,9 @@ SOME_FAILED = 3  # a batch is through, and some of its rows have no send ID
 COME_BACK = 75  # no quota within the wait allowed: ``EX_TEMPFAIL`` of sysexits.h
 INTERRUPTED = 130  # Ctrl-C or, in a batch, SIGTERM
 
+#: Said at the first Ctrl-C.
+STOPPING = "stopping: what is under way may end; Ctrl-C once more ends it at once"
+
 StoreOption = Annotated[
     str | None,
     typer.Option(

@@ -58,7 +58,7 @@ def show_cost(
             "Remembered": f"{remembered}",
             "To create": f"{create}",
             "Quota left": f"{status.remaining} of {status.limit}{assumed}{resets}",
-            "Days needed": "never: all of it is headroom" if days is None else f"{days}",
+            "Days needed": "never: the limit leaves none" if days is None else f"{days}",
         }.items():
             typer.echo(f"{label:<15}{value}")
 

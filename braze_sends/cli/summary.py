@@ -56,7 +56,7 @@ class Summary:
             return INTERRUPTED
         if self.ended is not None:
             return COME_BACK
-        failed = self.lines["failed"] + self.failed_before + self.unknown + self.bad
+        failed = self.lines["failed"] + self.failed_before + self.left + self.bad
         return SOME_FAILED if failed else 0
 
     def as_json(self) -> dict[str, object]:
@@ -74,7 +74,8 @@ class Summary:
             "left": self.left,
             "resets_at": resets_at and resets_at.isoformat(),
             "retry_after": self.ended and self.ended.retry_after,
-            "error": self.fatal and f"{type(self.fatal).__name__}: {self.fatal}",
+            "error": self.fatal and type(self.fatal).__name__,
+            "message": self.fatal and str(self.fatal),
         }
 
     def in_words(self, *, continues: bool) -> Iterator[str]:
@@ -83,7 +84,7 @@ class Summary:
             yield f"error: {self.fatal}"
         counts = {
             **self.lines,
-            "created or not, but not written": self.unwritten,
+            "whose line could not be written": self.unwritten,
             "done before": self.before,
             "failed before": self.failed_before,
             "unknown": self.unknown,
@@ -101,4 +102,6 @@ class Summary:
         if self.left and not isinstance(self.fatal, ConfigurationError):
             when = "" if self.ended is None else f"; come back {come_back(self.ended)}"
             then = "the same command goes on from here" if continues else "a rerun begins anew"
+            if self.fatal is not None:
+                then = f"when that is mended, {then}"
             yield f"{self.left} left{when}: {then}"

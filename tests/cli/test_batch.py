@@ -20,6 +20,7 @@ from braze_sends import QuotaExhaustedError
 from braze_sends.cli.common import come_back, moment, printing, reporting
 from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import KEY, Run
+from tests.servers import free_port
 
 Batch = Callable[..., Any]
 
@@ -227,6 +228,7 @@ def test_the_summary_as_json(batch: Batch, fake: FakeBraze) -> None:
         "unknown": 0,
         "left": 1,
         "error": None,
+        "message": None,
     } == summary
     assert 75 == result.exit_code
 
@@ -239,7 +241,7 @@ def test_who_is_not_remembered_is_told(run: Run, batch: Batch, fake: FakeBraze) 
 
     assert result.stderr.splitlines()[:2] == [
         "without a store that lasts, --limit-per-day is for this run alone",
-        "nothing remembers this batch: --output does, or a store that lasts",
+        "a rerun will begin anew: to go on, give --output, or a store that lasts",
     ]
     assert result.stderr.endswith(": a rerun begins anew\n")
     assert "remembers" not in run("batch", "rows", *SQLITE).stderr
@@ -337,7 +339,9 @@ def test_what_every_row_would_be_told_ends_it(batch: Batch, fake: FakeBraze, sta
 
     assert (1, 1, []) == (result.exit_code, len(fake.requests), lines())
     assert f"error: {status}: " in result.stderr
-    assert result.stderr.endswith("\n3 left: the same command goes on from here\n")
+    assert result.stderr.endswith(
+        "\n3 left: when that is mended, the same command goes on from here\n"
+    )
     fake.fault_for = lambda request: None
     assert 0 == batch(csv(1, 2, 3)).exit_code
 
@@ -376,8 +380,23 @@ def test_a_dead_line_ends_it(batch: Batch, fake: FakeBraze) -> None:
 
     assert 1 == result.exit_code
     assert 5 == result.stderr.count("unknown: ")
-    assert "50 left: the same command goes on from here" in result.stderr
+    assert result.stderr.endswith(
+        "error: 5 rows in a row got no answer: the connection is taken for dead\n"
+        "50 rows: 5 unknown\n"
+        "50 left: when that is mended, the same command goes on from here\n"
+    )
     assert 15 == len(fake.requests)
+
+
+def test_what_was_surely_not_created_is_not_unknown(batch: Batch) -> None:
+    """Nobody listens there, so nothing was sent."""
+    url = f"http://127.0.0.1:{free_port()}"
+    result = batch(csv(*range(9)), "--base-url", url, "--json")
+    summary = json.loads(result.stdout)
+
+    assert (1, 0, 9) == (result.exit_code, summary["unknown"], summary["left"])
+    assert ("BrazeSendsError", True) == (summary["error"], "5 rows" in summary["message"])
+    assert 5 == result.stderr.count("not created: c, s")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has no /dev/full")
@@ -415,7 +434,7 @@ def test_an_output_that_is_replaced_is_noticed(
 
     assert (1, 2) == (result.exit_code, len(fake.requests))
     assert "s2" == json.loads(told_line)["send_id"]
-    assert "3 rows: 1 created, 1 created or not, but not written" in result.stderr
+    assert "3 rows: 1 created, 1 whose line could not be written" in result.stderr
 
 
 def test_an_output_that_is_the_store(batch: Batch, fake: FakeBraze) -> None:
@@ -442,7 +461,7 @@ def test_an_output_that_keeps_nothing(run: Run, batch: Batch, fake: FakeBraze) -
     Path("rows").write_text(csv(1, 2))
     result = run("batch", "rows", "--output", "/dev/null")
 
-    assert "nothing remembers this batch: --output does, or a store that lasts\n" in result.stderr
+    assert "a rerun will begin anew: to go on, give --output, or a store" in result.stderr
     assert result.stderr.endswith(": a rerun begins anew\n")
 
 
@@ -719,7 +738,7 @@ def test_the_cost_in_days(
     assert (rows, False, []) == (cost["to_create"], cost["known"], fake.requests)
     assert not Path("new.jsonl").exists()
     assert run("batch", "rows", "--dry-run", *options).stdout.endswith(
-        "Days needed    never: all of it is headroom\n" if days is None else f" {days}\n"
+        "Days needed    never: the limit leaves none\n" if days is None else f" {days}\n"
     )
 
 
@@ -784,7 +803,7 @@ def test_ctrl_c_after_the_last_request_changes_nothing(batch: Batch, fake: FakeB
 def test_ctrl_c_twice_ends_it_at_once(
     batch: Batch, fake: FakeBraze, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    """On a terminal the cursor is shown again."""
+    """And says so; on a terminal the cursor is shown again."""
     exits: list[int] = []
     shown: list[bytes] = []
     monkeypatch.setattr("os._exit", exits.append)
@@ -794,7 +813,8 @@ def test_ctrl_c_twice_ends_it_at_once(
     fake.fault_for = lambda request: interrupt(2)
     batch(csv(1))
 
-    assert ([130], [b"\x1b[?25h\n"] * terminal) == (exits, shown)
+    said = b"ended at once; a rerun asks again for what was under way\n"
+    assert ([130], [b"\x1b[?25h\n"] * terminal + [said]) == (exits, shown)
 
 
 def test_a_row_in_doubt_is_told_when_it_is_stopped(

@@ -100,7 +100,10 @@ def test_ctrl_c_ends_a_wait_for_quota(start: Start, fake: FakeBraze) -> None:
     code, out, err = ended(create)
 
     assert (130, "") == (code, out)
-    assert "--send-id story-1" in err
+    assert (
+        "stopping: what is under way may end; Ctrl-C once more ends it at once\n"
+        "interrupted; to ask for the same send again, pass --send-id story-1\n"
+    ) == err
 
 
 def test_ctrl_c_ends_a_demo(start: Start) -> None:
