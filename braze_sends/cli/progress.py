@@ -37,6 +37,7 @@ class Progress:
         self._quiet, self._capped = quiet, capped
         self._quota: RateLimit | None = None
         self._waits = False
+        self._seen, self._stuck = done, 0  # rows at the last look; what is in flight, if no more
         self._told_until: datetime | None = None
         self._step: Final = max(1, rows // 10)
         self._bar: progress.Progress | None = None
@@ -77,7 +78,7 @@ class Progress:
     def advance(self, limit: RateLimit | None) -> None:
         """One more row has been decided, by an answer that told ``limit``."""
         self._done += 1
-        self._waits = False
+        self._waits, self._stuck = False, 0
         if limit is not None and not self._capped:
             self._told(limit)
         if self._bar is not None:
@@ -104,6 +105,8 @@ class Progress:
         headroom = self._headroom
         used_up = headroom is not None and status.remaining <= headroom
         self._waits = used_up and not status.in_flight
+        self._stuck = status.in_flight if self._done == self._seen else 0
+        self._seen = self._done
         until = status.resets_at
         if until is None:
             return
@@ -123,7 +126,9 @@ class Progress:
         bar.update(self._task, description=self._text(bar.tasks[0].speed))
 
     def _text(self, speed: float | None) -> str:
-        begin = "waiting" if self._waits else f"{speed or 0:.1f}/s"
+        begin = f"{speed or 0:.1f}/s"
+        if self._waits or self._stuck:  # also on what an earlier run has left in flight
+            begin = f"waiting for {self._stuck} in flight" if self._stuck else "waiting"
         if self._quota is None:
             return f"{begin}{self._left()}"
         return f"{begin}{self._left()}, resets in {_span_until(self._quota.resets_at)}"

@@ -113,6 +113,19 @@ def test_a_bar_that_waits_says_so(terminal: Terminal) -> None:
     assert "80/340 waiting, 20 of 100 left, resets in 5 h 0 min" in str(terminal)
 
 
+def test_a_bar_tells_what_is_waited_for(terminal: Terminal) -> None:
+    """Such as a row that a killed run had in flight, until its lease ends."""
+    status = QuotaStatus(100, 91, 1, 0, resets(5), True)
+    with terminal:
+        progress = Progress(340, 8, quiet=False, headroom=None)
+        watch(progress, status)
+        with progress:
+            progress.advance(None)
+
+    assert " 8/340 waiting for 1 in flight, 91 of 100 left, resets in 5 h 0 min\r" in str(terminal)
+    assert "waiting" not in str(terminal).rsplit("9/340", 1)[1]
+
+
 def test_a_limit_of_ones_own_is_what_is_shown(terminal: Terminal) -> None:
     """Answers tell Braze's."""
     with terminal:
