@@ -152,6 +152,15 @@ def test_errors_as_json(run: Run, fake: FakeBraze) -> None:
     assert told["resets_at"].endswith("+00:00")
 
 
+def test_a_429_that_says_nothing_is_come_back_later(run: Run, fake: FakeBraze) -> None:
+    """Exit code 75, as for a quota that is known to be used up."""
+    fake.fault_for = lambda request: Fault(status=429, headers="missing")
+    result = run("create", "c", "--max-wait", "0")
+
+    assert (75, "") == (result.exit_code, result.stdout)
+    assert result.stderr.startswith("error: 429: ")
+
+
 def test_refused_key_is_an_error(run: Run) -> None:
     """A key that Braze refuses is exit code 1, and is not told, though Braze echoes it."""
     result = run("create", "c", env={"BRAZE_API_KEY": "another-s3cr3t"})
