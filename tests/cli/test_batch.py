@@ -355,6 +355,14 @@ def test_a_page_in_place_of_an_answer_is_no_verdict(batch: Batch, fake: FakeBraz
     assert "unknown: c, s1: 400: " in result.stderr
 
 
+def test_what_is_left_is_told_by_a_failed_row_too(batch: Batch, fake: FakeBraze) -> None:
+    """Its answer has the headers as well."""
+    fake.script(Fault(status=400))
+    fake.spend(10)
+
+    assert "1 of 1 rows, 90 of 100 left\n" in batch(csv(1)).stderr
+
+
 def test_a_row_that_braze_names_otherwise_is_told(batch: Batch, fake: FakeBraze) -> None:
     """It did not get what it asks for, so it has failed."""
     other = '{"message": "success", "send_id": "other"}'

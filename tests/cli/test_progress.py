@@ -126,6 +126,25 @@ def test_a_bar_tells_what_is_waited_for(terminal: Terminal) -> None:
     assert "waiting" not in str(terminal).rsplit("9/340", 1)[1]
 
 
+def test_a_bar_that_moves_tells_its_rate(terminal: Terminal) -> None:
+    """Though something is in flight at each look."""
+    status = QuotaStatus(100, 91, 1, 0, resets(5), True)
+    with terminal:
+        progress = Progress(340, 8, quiet=False, headroom=None)
+
+        async def main() -> None:
+            with progress:
+                watching = asyncio.create_task(progress.watch(Braze(status)))  # type: ignore[arg-type]
+                for _ in range(40):
+                    await asyncio.sleep(0.1)
+                    progress.advance(None)
+                watching.cancel()
+
+        run_virtual(main())
+
+    assert "waiting" not in str(terminal).partition(" 12/340")[2]
+
+
 def test_a_limit_of_ones_own_is_what_is_shown(terminal: Terminal) -> None:
     """Answers tell Braze's."""
     with terminal:

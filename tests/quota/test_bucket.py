@@ -427,6 +427,11 @@ def test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer() -> None:
     bucket = Bucket(offset=0.0)
     assert [Wait(Reason.QUOTA, math.inf)] == bucket.reserve([capped], 5.0)
 
+    # Without headers: two canaries may be out then, but one alone against a headroom.
+    bucket.finish(bold, granted(bucket, bold, 5.0), Answer(spent=True), 6.0)
+    first, second = bucket.reserve([ask(name, headroom=150) for name in "ab"], 7.0)
+    assert [Grant(7.0), Wait(Reason.QUOTA)] == [first, second]
+
 
 def test_what_was_cleared_without_an_answer_is_handed_on() -> None:
     """For who keeps the state to remember; not what is known to exist."""

@@ -197,6 +197,27 @@ def test_a_store_that_is_away_for_a_moment_ends_no_wait(
     run_virtual(main())
 
 
+def test_outages_are_counted_one_by_one() -> None:
+    """A store that was back in between may be away for a minute again."""
+
+    async def main() -> None:
+        store = GatedStore()
+        limiter = Limiter.of(store, "w")
+        held = await limiter.acquire(ask("first"), Patience(0))
+        assert isinstance(held, Held)
+        answer = Answer(True, window=Window(100, 100, 1e9 + 300))
+        await limiter.finish(ask("first"), held.grant, answer, memory=None)
+        waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(4000)))
+        for _ in range(3):
+            await asyncio.sleep(10)
+            store.error = StoreError("down")
+            await asyncio.sleep(40)
+            store.error = None
+        assert isinstance(await waits, Held)
+
+    run_virtual(main())
+
+
 def test_a_grant_whose_reply_was_lost_is_no_longer_ours_than_the_store_says() -> None:
     """The store counts from the transaction that granted it, not from the one that tells."""
 
