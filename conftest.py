@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from braze_sends.testing import FakeBraze
+from tests.servers import braze, running
 
 KEY = "key-of-the-examples"
 
 
-@pytest.fixture(scope="module")
-def braze_for_examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Braze, and the environment that points to it."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    fake = FakeBraze(api_key=KEY)
-    asyncio.run_coroutine_threadsafe(fake.__aenter__(), loop).result()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BRAZE_API_KEY", KEY)
-        patch.setenv("BRAZE_BASE_URL", fake.base_url)
-        patch.chdir(tmp_path_factory.mktemp("examples"))  # they write files
+@pytest.fixture
+def braze_for_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Braze, and the environment that points to it, for one block."""
+    with running(fake := braze(api_key=KEY)):
+        monkeypatch.setenv("BRAZE_API_KEY", KEY)
+        monkeypatch.setenv("BRAZE_BASE_URL", fake.base_url)
+        monkeypatch.chdir(tmp_path)  # they write files
         yield
-    asyncio.run_coroutine_threadsafe(fake.__aexit__(None, None, None), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
 
 
 pytest_collect_file = Sybil(

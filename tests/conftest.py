@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+import signal
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -15,7 +17,7 @@ from aioresponses import aioresponses
 from hypothesis import settings
 
 from braze_sends.testing import FakeBraze
-from tests.servers import RedisServer
+from tests.servers import RedisServer, braze
 from tests.world import KEY
 
 # How long an example takes says more about the machine than about the code.
@@ -46,13 +48,48 @@ def answers() -> Iterator[aioresponses]:
 @pytest_asyncio.fixture
 async def fake() -> AsyncIterator[FakeBraze]:
     """Braze on loopback, with the key of the tests."""
-    async with FakeBraze(api_key=KEY) as fake:
+    async with braze(api_key=KEY) as fake:
         yield fake
 
 
-@pytest.fixture(scope="session")
+class StoppedClock:
+    """Time of an event loop that passes only in ``advance``. Call it for the time, in seconds."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; what is due by then runs when the test next awaits something."""
+        self.now += seconds
+
+
+@pytest_asyncio.fixture
+async def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
+    """The running loop's time stands still: no timeout passes before the test says so."""
+    loop = asyncio.get_running_loop()
+    clock = StoppedClock(loop.time())
+    monkeypatch.setattr(loop, "time", clock)
+    return clock
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """SIGINT as in a terminal, for this process and those that it starts: where the tests run in
+    the background (``nohup``, some CI), it is ignored, and Python then has no handler for it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def redis_url() -> Iterator[str]:
-    """A real Redis server: the one that ``REDIS_URL`` names, else one of our own."""
+    """A real Redis server: the one that ``REDIS_URL`` names, else the test's own.
+
+    The one that is named is shared by tests: give each client a workspace of its own, or a URL.
+    """
     if url := os.environ.get("REDIS_URL"):
         yield url
         return
@@ -62,10 +99,30 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a shared store: an SQLite file of its own, then the Redis server.
-
-    The server is shared by the tests: give each client a workspace of its own, or a base URL.
-    """
+    """The URL of a shared store: an SQLite file, then a Redis server."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'quota.db'}"
     return str(request.getfixturevalue("redis_url"))
+
+
+#: A test that uses one of these starts processes.
+_STARTS_PROCESSES = {"start", "redirected", "redis_url"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start processes."""
+    for item in items:
+        uses = _STARTS_PROCESSES & {*getattr(item, "fixturenames", ())}
+        redis = getattr(getattr(item, "callspec", None), "params", {}).get("store_url") == "redis"
+        if uses or redis or "processes" in item.path.parts:
+            item.add_marker("process")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
+    """A failure tells how to have it again: the order, and what chance gave."""
+    report = yield
+    if report.failed:
+        seed = item.config.getoption("randomly_seed", None)
+        report.sections.append(("to repeat", f"pytest --randomly-seed={seed} '{item.nodeid}'"))
+    return report

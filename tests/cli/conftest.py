@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from braze_sends.cli.app import app
 from braze_sends.testing import FakeBraze
+from tests.servers import braze, running
 
 KEY = "s3cr3t-key-of-mine"
 
@@ -33,16 +32,9 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fake() -> Iterator[FakeBraze]:
     """An emulator with two slots, in a thread of its own, since commands run their own loops."""
-    fake = FakeBraze(api_key=KEY, daily_limit=2)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    asyncio.run_coroutine_threadsafe(fake.__aenter__(), loop).result(5)
-    yield fake
-    asyncio.run_coroutine_threadsafe(fake.__aexit__(None, None, None), loop).result(5)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(5)
-    loop.close()
+    fake = braze(api_key=KEY, daily_limit=2)
+    with running(fake):
+        yield fake
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""Clocks that move only when a test moves them, in this process and in others.
+
+Time stands still while a process is slow, so no timeout passes because a machine is busy, and a
+day passes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import selectors
+import struct
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+#: What a stopped clock shows at first: noon, so that the end of the day is far away.
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
+
+#: Names a shared clock's file to the processes that go by it.
+VARIABLE = "TESTS_CLOCK"
+
+_DOUBLE = struct.Struct("d")
+#: Real seconds between two looks at a shared clock.
+_LOOK = 0.002
+
+
+class SharedClock:
+    """A clock in a file, the same for all processes that open it. Call it for its time.
+
+    Args:
+        path: the file; it is made if it is not there.
+        start: epoch seconds that a new one shows.
+    """
+
+    def __init__(self, path: Path | str, start: float = NOON) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            self.path.write_bytes(_DOUBLE.pack(start))
+        with self.path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), _DOUBLE.size)
+
+    def __call__(self) -> float:
+        time: float
+        (time,) = _DOUBLE.unpack_from(self._map)  # 8 aligned bytes: never half a time
+        return time
+
+    def set(self, when: float) -> None:
+        """Show ``when`` from now on; a clock does not go back."""
+        assert when >= self()
+        _DOUBLE.pack_into(self._map, 0, when)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.set(self() + seconds)
+
+    def __enter__(self) -> SharedClock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._map.close()
+
+
+class ClockSelector(selectors.DefaultSelector):
+    """Waits for real events, and wakes when the clock has moved.
+
+    Args:
+        clock: the clock that the event loop goes by.
+        waits: called before a wait, with the clock's time that the loop has seen.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], waits: Callable[[float], object] | None = None
+    ) -> None:
+        super().__init__()
+        self.clock, self.waits = clock, waits
+        self.seen = clock()
+
+    def time(self) -> float:
+        """The loop's time: the clock's, as it was at the last look."""
+        return self.seen
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout != 0:
+            if self.waits is not None:
+                self.waits(self.seen)
+            while not ready and self.clock() == self.seen:
+                ready = super().select(_LOOK)
+        self.seen = self.clock()
+        return ready
+
+
+class ClockLoop(asyncio.SelectorEventLoop):
+    """An event loop with real sockets, threads and processes, whose time is a clock's.
+
+    Args:
+        clock, waits: see ``ClockSelector``.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], waits: Callable[[float], object] | None = None
+    ) -> None:
+        self._clocked = ClockSelector(clock, waits)
+        super().__init__(self._clocked)
+        self._clock_resolution = 1e-6  # asyncio's own is lost in a time of an epoch's size
+
+    def time(self) -> float:
+        return self._clocked.time()
+
+
+def go_by(clock: Callable[[], float]) -> None:
+    """Put ``clock`` in place of this process's clocks, for good. Before braze_sends is imported,
+    which binds some of them."""
+    time.time = time.monotonic = clock
+
+    def new_loop() -> asyncio.AbstractEventLoop:
+        return ClockLoop(clock)
+
+    asyncio.new_event_loop = asyncio.events.new_event_loop = new_loop  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    """``python -m tests.clocks …``: the command ``braze-sends …`` by the clock that
+    ``TESTS_CLOCK`` names."""
+    go_by(SharedClock(os.environ[VARIABLE]))
+    from braze_sends.cli import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()
