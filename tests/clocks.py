@@ -74,28 +74,25 @@ class ClockSelector(selectors.DefaultSelector):
 
     Args:
         clock: the clock that the event loop goes by.
-        waits: called before a wait, with the clock's time that the loop has seen.
+        waits: called before each wait, with the clock's time.
     """
 
     def __init__(
         self, clock: Callable[[], float], waits: Callable[[float], object] | None = None
     ) -> None:
         super().__init__()
-        self.clock, self.waits = clock, waits
-        self.seen = clock()
-
-    def time(self) -> float:
-        """The loop's time: the clock's, as it was at the last look."""
-        return self.seen
+        self._clock, self._waits = clock, waits
+        self._seen = clock()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
-        if not ready and timeout != 0:
-            if self.waits is not None:
-                self.waits(self.seen)
-            while not ready and self.clock() == self.seen:
+        # Where the clock has moved since the last look, a timer may be due.
+        if not ready and timeout != 0 and self._seen == self._clock():
+            if self._waits is not None:
+                self._waits(self._seen)
+            while not ready and self._seen == self._clock():
                 ready = super().select(_LOOK)
-        self.seen = self.clock()
+        self._seen = self._clock()
         return ready
 
 
@@ -103,18 +100,20 @@ class ClockLoop(asyncio.SelectorEventLoop):
     """An event loop with real sockets, threads and processes, whose time is a clock's.
 
     Args:
-        clock, waits: see ``ClockSelector``.
+        clock: the clock.
+        waits: called before the loop waits, with the clock's time.
     """
 
     def __init__(
         self, clock: Callable[[], float], waits: Callable[[float], object] | None = None
     ) -> None:
-        self._clocked = ClockSelector(clock, waits)
-        super().__init__(self._clocked)
+        self._clock = clock
+        super().__init__(ClockSelector(clock, waits))
         self._clock_resolution = 1e-6  # asyncio's own is lost in a time of an epoch's size
 
     def time(self) -> float:
-        return self._clocked.time()
+        """The clock's time, in seconds."""
+        return self._clock()
 
 
 def go_by(clock: Callable[[], float]) -> None:

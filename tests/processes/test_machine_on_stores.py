@@ -89,21 +89,31 @@ def run(kind: type[StoredMachine], store: Store, time: Time, examples: int) -> N
         runner.run(store.close())
 
 
-def test_the_promises_hold_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+several = pytest.mark.parametrize("examples", [20, pytest.param(400, marks=pytest.mark.long)])
+
+
+@several
+def test_the_promises_hold_in_memory(monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
     """As they do without a store."""
     assume(monkeypatch)
     time = Time()
-    run(StoredMachine, MemoryStore(clock=time, wall=time), time, 100)
+    run(StoredMachine, MemoryStore(clock=time, wall=time), time, examples)
 
 
-def test_the_promises_hold_in_sqlite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@several
+def test_the_promises_hold_in_sqlite(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, examples: int
+) -> None:
     """Each transition reads the file, and what changes something is written."""
     assume(monkeypatch)
     time = Time()
-    run(StoredMachine, SQLiteStore(tmp_path / "quota.db", clock=time, wall=time), time, 100)
+    run(StoredMachine, SQLiteStore(tmp_path / "quota.db", clock=time, wall=time), time, examples)
 
 
-def test_the_promises_hold_in_redis(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+@several
+def test_the_promises_hold_in_redis(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str, examples: int
+) -> None:
     """Each transition asks the server, and what changes something is set there."""
     assume(monkeypatch)
-    run(RedisMachine, RedisStore(redis_url), Time(), 100)
+    run(RedisMachine, RedisStore(redis_url), Time(), examples)

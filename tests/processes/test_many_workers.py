@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import uuid
 from contextlib import AsyncExitStack
 
 import attrs
+import pytest
 
-from tests.processes.worker import Job, Worker, braze, errors, made, names
+from tests.processes.timekeeper import Timekeeper
+from tests.processes.worker import Job, errors, made, names
 
 WORKERS, TASKS, QUOTA = 8, 50, 100
 
 
 async def play(
-    store_url: str, rounds: int, at_once: int, latency: tuple[float, float]
+    timekeeper: Timekeeper,
+    store_url: str,
+    rounds: int,
+    at_once: int,
+    latency: tuple[float, float],
 ) -> list[list[int]]:
     """How many each worker created in each round, in none of which one was over the quota."""
     shares = []
     async with AsyncExitStack() as stack:
-        crew = [await stack.enter_async_context(Worker()) for _ in range(WORKERS)]
-        nothing = Job(base_url="http://127.0.0.1:9", store=store_url, names=())
-        await asyncio.gather(*(worker.do(nothing) for worker in crew))  # all have started
+        crew = [await stack.enter_async_context(timekeeper.worker()) for _ in range(WORKERS)]
         for _ in range(rounds):
-            async with braze(daily_limit=QUOTA, latency=lambda: random.uniform(*latency)) as fake:
+            fake = timekeeper.braze(daily_limit=QUOTA, latency=lambda: random.uniform(*latency))
+            async with fake:
                 job = Job(
                     base_url=fake.base_url,
                     store=store_url,
                     workspace=uuid.uuid4().hex,
                     names=("first",),
                     at_once=at_once,
-                    look=0.05,
                 )
                 # The state is known, so that none has the head start of a canary.
-                assert ["first"] == made(await crew[0].do(job))
-                outcomes = await asyncio.gather(
-                    *(
-                        worker.do(attrs.evolve(job, names=names(f"w{n}-", TASKS)))
-                        for n, worker in enumerate(crew)
-                    )
-                )
+                assert ["first"] == made(await timekeeper.do(crew[0], job))
+                told = [len(worker.outcomes) for worker in crew]
+                for n, worker in enumerate(crew):
+                    worker.begin(attrs.evolve(job, names=names(f"w{n}-", TASKS)))
+                outcomes = [
+                    (await timekeeper.ends(worker))[before:]
+                    for worker, before in zip(crew, told, strict=True)
+                ]
                 given = [name for told in outcomes for name in made(told)]
                 assert {name for _, name in fake.created} == {"first", *given}
                 assert (QUOTA, QUOTA) == (len(fake.created), len(fake.requests))
@@ -50,13 +54,17 @@ async def play(
     return shares
 
 
-async def test_together_they_create_the_quota_and_draw_no_429(store_url: str) -> None:
+@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.long)])
+async def test_together_they_create_the_quota_and_draw_no_429(
+    timekeeper: Timekeeper, store_url: str, rounds: int
+) -> None:
     """All tasks at once: exactly 100 created in each round, and not one request more."""
-    shares = await play(store_url, 20, TASKS, (0.0, 0.05))
-    assert [QUOTA - 1] * 20 == [sum(share) for share in shares]
+    shares = await play(timekeeper, store_url, rounds, TASKS, (0.0, 0.05))
+    assert [QUOTA - 1] * rounds == [sum(share) for share in shares]
 
 
-async def test_no_worker_starves(store_url: str) -> None:
+@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.long)])
+async def test_no_worker_starves(timekeeper: Timekeeper, store_url: str, rounds: int) -> None:
     """Three tasks at once in each worker: each gets some of the quota in every round."""
-    shares = await play(store_url, 10, 3, (0.1, 0.2))
+    shares = await play(timekeeper, store_url, rounds, 3, (0.1, 0.2))
     assert 1 <= min(min(share) for share in shares)

@@ -1,21 +1,25 @@
 """Worker processes on a shared store, and the handle by which a test holds one.
 
 Braze is emulated in the test's process; a worker talks to it over loopback, and tells over a pipe
-what happens as it happens, so that nothing it told is lost when it is killed.
+what happens as it happens, so that nothing it told is lost when it is killed. Its time is that of
+the test's clock (``tests.processes.timekeeper``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import math
 import multiprocessing
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextvars import ContextVar
 from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any
+from types import SimpleNamespace, TracebackType
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import aiohttp
@@ -26,23 +30,24 @@ from braze_sends.models import QuotaStatus
 from braze_sends.protocol import NoReply, Reply
 from braze_sends.quota.redis import RedisStore
 from braze_sends.quota.sqlite import SQLiteStore
-from braze_sends.testing import FakeBraze
+from braze_sends.quota.store import Transaction
 from braze_sends.transport import Exchange, Transport
+from tests.clocks import ClockLoop, SharedClock
+from tests.waiting import PATIENCE
 from tests.world import KEY
+
+T = TypeVar("T")
 
 # A forkserver, since a test's process has threads. It imports what workers need once.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["pytest", "redis.asyncio", "tests.processes.worker"])
-
-#: No wait in a test is longer, in seconds.
-PATIENCE = 40.0
 
 
 @attrs.frozen(kw_only=True)
 class Job:
     """What a worker is to do.
 
-    The last six are hooks of the tests, to shorten times and to stop the worker where it matters.
+    The last four are hooks of the tests, to stop the worker where it matters.
 
     Attributes:
         base_url: where Braze is.
@@ -51,8 +56,6 @@ class Job:
         names: the send IDs to create, all of one campaign.
         at_once: how many creates may be under way; all by default.
         options: of ``SendsClient``.
-        grace: stands in for ``LEASE_GRACE``, in seconds.
-        look: stands in for ``FIRST_LOOK`` and ``LAST_LOOK``, in seconds.
         connections: the most connections that are open; leases beyond that wait.
         backoff: seconds between two attempts; when one begins, the worker tells ``"backs off"``.
         hold: seconds between a lease and its request; at their beginning it tells ``"holds"``.
@@ -65,8 +68,6 @@ class Job:
     names: tuple[str, ...]
     at_once: int | None = None
     options: dict[str, Any] = attrs.field(factory=dict)
-    grace: float | None = None
-    look: float | None = None
     connections: int | None = None
     backoff: float | None = None
     hold: float | None = None
@@ -83,81 +84,201 @@ class Outcome:
     reused: bool = False
 
 
+@attrs.frozen
+class Waits:
+    """A worker's event loop has nothing to do.
+
+    Attributes:
+        seen: the clock's time.
+        job: the number of the job that it is at, from 1.
+        wakes: when its next timer is due; infinite for none.
+        busy: how many of its steps wait for something else than time or Braze's answer: for the
+            store, or for a connection.
+        sent: names the requests that have left and have no answer yet.
+    """
+
+    seen: float
+    job: int
+    wakes: float
+    busy: int
+    sent: frozenset[str]
+
+
 # --- in the worker -------------------------------------------------------------------------------
 
 
-def work(pipe: Connection) -> None:
+def work(pipe: Connection, name: str, clock_path: str) -> None:
     """Do one job after another, until the test ends or kills this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the test alone
+    clock = SharedClock(clock_path)
     with contextlib.suppress(EOFError):
-        while True:
+        for number in itertools.count(1):
             job = pipe.recv()
-            with _hooks(job, pipe):
-                asyncio.run(_do(job, pipe))
+            doing = _Doing(job, number, pipe, name, clock)
+            with doing, asyncio.Runner(loop_factory=doing.new_loop) as runner:
+                runner.run(doing.do())
 
 
-async def _do(job: Job, pipe: Connection) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        options = dict(job.options)
-        if job.connections is not None:
-            connector = aiohttp.TCPConnector(limit=job.connections)
-            session = aiohttp.ClientSession(connector=connector)
-            options["session"] = await stack.enter_async_context(session)
-        store = _store(job.store)
-        stack.push_async_callback(store.close)
-        client = await stack.enter_async_context(
-            SendsClient(KEY, base_url=job.base_url, workspace=job.workspace, store=store, **options)
-        )
-        gate = asyncio.Semaphore(job.at_once or max(1, len(job.names)))
+#: Names the request that a task makes.
+_request: ContextVar[str] = ContextVar("_request")
 
-        async def create(name: str) -> None:
-            async with gate:
-                try:
-                    send = await client.create_send_id("campaign", name)
-                except BrazeSendsError as error:
-                    outcome = Outcome(name, type(error).__name__, error.quota_spent)
+
+class _Doing:
+    """One job, done."""
+
+    def __init__(
+        self, job: Job, number: int, pipe: Connection, name: str, clock: SharedClock
+    ) -> None:
+        self._job, self._number, self._pipe, self._clock = job, number, pipe, clock
+        self._names = (f"{name}-{number}-{n}" for n in itertools.count())
+        self._busy = 0
+        self._sent: set[str] = set()
+        self._told: Waits | None = None
+        self._hooks = contextlib.ExitStack()
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        self._loop = ClockLoop(self._clock, self._waits)
+        return self._loop
+
+    def _waits(self, seen: float) -> None:
+        scheduled = self._loop._scheduled  # type: ignore[attr-defined]
+        wakes = scheduled[0].when() if scheduled else math.inf
+        waits = Waits(seen, self._number, wakes, self._busy, frozenset(self._sent))
+        if waits != self._told:
+            self._told = waits
+            self._pipe.send(waits)
+
+    async def do(self) -> None:
+        job = self._job
+        async with contextlib.AsyncExitStack() as stack:
+            options = dict(job.options)
+            if job.connections is not None:
+                connector = aiohttp.TCPConnector(limit=job.connections)
+                session = aiohttp.ClientSession(connector=connector)
+                options["session"] = await stack.enter_async_context(session)
+            store = _Store(self, self._store())
+            stack.push_async_callback(store.close)
+            client = await stack.enter_async_context(
+                SendsClient(
+                    KEY, base_url=job.base_url, workspace=job.workspace, store=store, **options
+                )
+            )
+            gate = asyncio.Semaphore(job.at_once or max(1, len(job.names)))
+
+            async def create(name: str) -> None:
+                async with gate:
+                    try:
+                        send = await client.create_send_id("campaign", name)
+                    except BrazeSendsError as error:
+                        outcome = Outcome(name, type(error).__name__, error.quota_spent)
+                    else:
+                        outcome = Outcome(send.send_id, quota_spent=True, reused=send.reused)
+                    self._pipe.send(outcome)
+
+            await asyncio.gather(*map(create, job.names))
+            self._pipe.send(await client.quota())
+
+    def _wall(self) -> float:
+        return self._clock() + self._job.clock
+
+    def _store(self) -> Store:
+        path = self._job.store.removeprefix("sqlite:///")
+        if path == self._job.store:
+            return _ClockedRedis(self._job.store, self._clock)
+        return SQLiteStore(path, clock=self._clock, wall=self._wall)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Something is under way that is no wait for time or Braze."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+
+    def __enter__(self) -> _Doing:
+        job, pipe = self._job, self._pipe
+        send, start = Transport.send, Exchange.start
+        doing = self
+
+        def back_off(state: object) -> float:
+            pipe.send("backs off")
+            return job.backoff or 0.0
+
+        async def clocked(self: Transport, body: bytes, exchange: Exchange) -> Reply | NoReply:
+            if job.hold is not None:
+                pipe.send("holds")
+                await asyncio.sleep(job.hold)
+            name = next(doing._names)
+            _request.set(name)
+            doing._busy += 1  # until the request has left, or is known not to leave
+            try:
+                return await send(self, body, exchange)
+            finally:
+                if name in doing._sent:
+                    doing._sent.discard(name)
                 else:
-                    outcome = Outcome(send.send_id, quota_spent=True, reused=send.reused)
-                pipe.send(outcome)
+                    doing._busy -= 1
 
-        pipe.send("begins")
-        await asyncio.gather(*map(create, job.names))
-        pipe.send(await client.quota())
+        def leaves(self: Exchange) -> None:
+            start(self)
+            doing._busy -= 1
+            doing._sent.add(_request.get())
 
-
-def _store(url: str) -> Store:
-    # Through ``time`` and not bound before: its clock may be off.
-    path = url.removeprefix("sqlite:///")
-    return RedisStore(url) if path == url else SQLiteStore(path, wall=lambda: time.time())
-
-
-@contextlib.contextmanager
-def _hooks(job: Job, pipe: Connection) -> Iterator[None]:
-    send, true_time = Transport.send, time.time
-
-    def back_off(state: object) -> float:
-        pipe.send("backs off")
-        return job.backoff or 0.0
-
-    async def hold(self: Transport, body: bytes, exchange: Exchange) -> Reply | NoReply:
-        pipe.send("holds")
-        await asyncio.sleep(job.hold or 0.0)
-        return await send(self, body, exchange)
-
-    with contextlib.ExitStack() as stack:
-        if job.grace is not None:
-            for module in ("bucket", "limiter"):
-                stack.enter_context(patch(f"braze_sends.quota.{module}.LEASE_GRACE", job.grace))
-        if job.look is not None:
-            for name in ("FIRST_LOOK", "LAST_LOOK"):
-                stack.enter_context(patch(f"braze_sends.quota.limiter.{name}", job.look))
+        hooks = [
+            patch.object(Transport, "send", clocked),
+            patch.object(Exchange, "start", leaves),
+            patch("braze_sends.transport._user_agent", _request.get),
+            patch("braze_sends.flights.time", SimpleNamespace(time=self._wall)),
+            # Between two tries of a contended transaction it would sleep by the clock.
+            patch("braze_sends.quota.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
+        ]
         if job.backoff is not None:
-            stack.enter_context(patch("braze_sends.retry._wait", back_off))
-        if job.hold is not None:
-            stack.enter_context(patch.object(Transport, "send", hold))
-        if job.clock:
-            stack.enter_context(patch("time.time", lambda: true_time() + job.clock))
-        yield
+            hooks.append(patch("braze_sends.retry._wait", back_off))
+        for hook in hooks:
+            self._hooks.enter_context(hook)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._hooks.close()
+
+
+class _ClockedRedis(RedisStore):
+    """A store on a real server, by the test's clock instead of the server's."""
+
+    def __init__(self, url: str, clock: SharedClock) -> None:
+        super().__init__(url)
+        self._clock = clock
+
+    async def _step(self, *args: Any) -> list[bytes]:
+        found = await super()._step(*args)
+        if found:
+            seconds, fraction = divmod(self._clock(), 1)
+            found[:2] = [b"%d" % seconds, b"%d" % (1e6 * fraction)]
+        return found
+
+
+class _Store:
+    """A store, whose transactions are known to be under way."""
+
+    shared = True
+
+    def __init__(self, doing: _Doing, store: Store) -> None:
+        self._doing, self._store = doing, store
+
+    async def transact(
+        self, workspace: str, pairs: Collection[str], change: Callable[[Transaction], T]
+    ) -> T:
+        with self._doing.busy():
+            return await self._store.transact(workspace, pairs, change)
+
+    async def close(self) -> None:
+        await self._store.close()
 
 
 # --- in the test ---------------------------------------------------------------------------------
@@ -170,16 +291,22 @@ class Worker:
         outcomes: of its jobs, in the order in which it told them.
         words: what else it told.
         quota: what its client knew of the quota when its last job was done.
+        ended: whether it is dead.
+        stopped: whether it stands still.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, clock_path: str) -> None:
+        self.name = name
         self._pipe, self._theirs = _PROCESSES.Pipe()
-        self._process = _PROCESSES.Process(target=work, args=(self._theirs,), daemon=True)
+        self._process = _PROCESSES.Process(
+            target=work, args=(self._theirs, name, clock_path), daemon=True
+        )
         self._given = self._done = 0
+        self._waits: Waits | None = None
         self.outcomes: list[Outcome] = []
         self.words: list[str] = []
         self.quota: QuotaStatus | None = None
-        self.ended = False
+        self.ended = self.stopped = False
 
     async def __aenter__(self) -> Worker:
         self._process.start()
@@ -198,40 +325,46 @@ class Worker:
         self._process.join(PATIENCE)
         self._process.close()
         self._pipe.close()
+        # Shown by pytest where a test fails.
+        told = f"{len(self.made)} made, {Counter(o.error for o in self.outcomes if o.error)}"
+        print(f"{self!r}: {told}, {self.words}")  # noqa: T201
+
+    def __repr__(self) -> str:
+        state = "dead" if self.ended else "stopped" if self.stopped else self._waits
+        return f"<{self.name}: {self._done} of {self._given} jobs done, {state}>"
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it has jobs that are not done."""
+        return self._done < self._given
+
+    @property
+    def waits(self) -> Waits | None:
+        """How it waits, if all that it has to do is to wait; ``None`` if it may be doing more."""
+        waits = self._waits
+        return waits if waits is not None and waits.job == self._given and not waits.busy else None
 
     def begin(self, job: Job) -> None:
         """Let it do ``job``, after those it has."""
         self._given += 1
         self._pipe.send(job)
 
-    async def end(self) -> list[Outcome]:
-        """Wait until all its jobs are done; the outcomes of them all."""
-        await until(lambda: self.ended or self._done == self._given)
-        assert self._done == self._given, "the worker died; its traceback is on stderr"
-        return self.outcomes
-
-    async def do(self, job: Job) -> list[Outcome]:
-        """``begin`` and ``end``; the outcomes of this job."""
-        before = len(self.outcomes)
-        self.begin(job)
-        return (await self.end())[before:]
-
-    async def tells(self, word: str) -> None:
-        """Wait until it has told ``word``."""
-        await until(lambda: word in self.words)
-
     def kill(self) -> None:
         """``kill -9``."""
         self._process.kill()
+        self._process.join(PATIENCE)
+        self._hear()
 
     def stop(self) -> None:
         """``kill -STOP``: it stands still, until ``resume``."""
         assert self._process.pid is not None
         os.kill(self._process.pid, signal.SIGSTOP)
+        self.stopped = True
 
     def resume(self) -> None:
         """``kill -CONT``."""
         assert self._process.pid is not None
+        self.stopped = False
         os.kill(self._process.pid, signal.SIGCONT)
 
     @property
@@ -244,7 +377,9 @@ class Worker:
         try:
             while self._pipe.poll():
                 told = self._pipe.recv()
-                if isinstance(told, Outcome):
+                if isinstance(told, Waits):
+                    self._waits = told
+                elif isinstance(told, Outcome):
                     self.outcomes.append(told)
                 elif isinstance(told, QuotaStatus):
                     self.quota = told
@@ -269,22 +404,3 @@ def errors(outcomes: list[Outcome]) -> set[str]:
 def names(prefix: str, count: int) -> tuple[str, ...]:
     """So many send IDs."""
     return tuple(f"{prefix}{n}" for n in range(count))
-
-
-def braze(before_midnight: float = 12 * 3600.0, **options: Any) -> FakeBraze:
-    """Braze with the key of the tests, so many seconds before its window ends: a test that is run
-    at midnight is like any other."""
-    fake = FakeBraze(api_key=KEY, **options)
-    fake.clock_offset = -before_midnight - time.time() % 86_400
-    return fake
-
-
-async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Wait until ``condition`` holds.
-
-    Raises:
-        TimeoutError: it did not, for so long.
-    """
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
