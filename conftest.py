@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,12 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from tests.servers import braze, running
 
 KEY = "key-of-the-examples"
+
+# Files of the tests are kept in memory, where that has room: on a disk that others keep busy an
+# fsync can take a minute, longer than SQLiteStore waits for a lock.
+MEMORY = Path("/dev/shm")  # noqa: S108  # pytest makes a folder of its own in it
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 1 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.fixture

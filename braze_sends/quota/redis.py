@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 from collections.abc import AsyncGenerator, Callable, Collection
@@ -172,9 +173,13 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the connections; they are opened again if need be."""
+        from redis.exceptions import RedisError
+
         own, self._own, self._redis = self._own, None, None
         if own is not None and self._loop is asyncio.get_running_loop():
-            await own.aclose()
+            # A server that does not let go in time is let go all the same.
+            with contextlib.suppress(RedisError, OSError):
+                await own.aclose()
 
 
 async def _own_redis(url: str) -> AsyncGenerator[Redis]:

@@ -43,6 +43,10 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["pytest", "redis.asyncio", "tests.processes.worker"])
 
 
+#: Told when a job is done and all that it opened is closed.
+DONE = "done"
+
+
 @attrs.frozen(kw_only=True)
 class Job:
     """What a worker is to do.
@@ -117,6 +121,7 @@ def work(pipe: Connection, name: str, clock_path: str) -> None:
             doing = _Doing(job, number, pipe, name, clock)
             with doing, asyncio.Runner(loop_factory=doing.new_loop) as runner:
                 runner.run(doing.do())
+            pipe.send(DONE)
 
 
 #: Names the request that a task makes.
@@ -177,6 +182,7 @@ class _Doing:
 
             await asyncio.gather(*map(create, job.names))
             self._pipe.send(await client.quota())
+            self._busy += 1  # closing, for which no time passes
 
     def _wall(self) -> float:
         return self._clock() + self._job.clock
@@ -383,6 +389,7 @@ class Worker:
                     self.outcomes.append(told)
                 elif isinstance(told, QuotaStatus):
                     self.quota = told
+                elif told == DONE:
                     self._done += 1
                 else:
                     self.words.append(told)
