@@ -21,6 +21,10 @@ MEMORY = Path("/dev/shm")  # noqa: S108  # pytest makes a folder of its own in i
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 1 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
+# Coverage is measured in the processes of pytest-xdist, and not in those that tests start and kill.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
 
 @pytest.fixture
 def braze_for_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -1,4 +1,7 @@
-"""``nox`` passes the tests: tests, lint, typing and docs, each in an environment of its own."""
+"""``nox`` runs tests, lint, typing and docs, each in an environment of its own.
+
+``nox -s quick`` is the inner loop, ``nox -s long`` takes its time; see CONTRIBUTING.md.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import nox
 nox.needs_version = ">=2026.10"
 nox.options.sessions = ["tests", "lint", "typing", "docs"]
 nox.options.reuse_venv = "yes"
+nox.options.default_venv_backend = "uv|virtualenv"  # uv installs in a second what takes pip ten
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 SUPPORTED = ("3.11", "3.12", "3.13")
@@ -36,23 +40,46 @@ def _install(session: nox.Session, *groups: str, extras: str = "[cli,redis]") ->
     )
 
 
+def _pytest(session: nox.Session, *args: str) -> None:
+    _install(session, "tests")
+    # As many processes as there are cores; a test that takes long keeps none of the others waiting.
+    session.run("python", "-m", "pytest", "-n", "auto", "--dist", "worksteal", "-q", *args)
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """The inner loop: the tests that start no process, in some seconds."""
+    _pytest(session, "-m", "not process and not long", *session.posargs)
+
+
 @nox.session(python=_found())
 def tests(session: nox.Session) -> None:
-    """The tests, with branch coverage on the first Python."""
-    _install(session, "tests")
+    """All tests but the long ones, with branch coverage on the first Python.
+
+    With arguments: ``nox -s tests -- tests/test_client.py -k retry`` runs those alone.
+    """
     if session.python != _found()[0] or session.posargs:
-        session.run("python", "-m", "pytest", *session.posargs)
+        _pytest(session, *session.posargs)
         return
+    _install(session, "tests")
+    session.run("coverage", "erase")
     # Not pytest-cov: coverage begins before the plugin of ours that pytest would import.
-    session.run("coverage", "run", "-m", "pytest")
+    session.run("coverage", "run", "-m", "pytest", "-n", "auto", "--dist", "worksteal", "-q")
+    session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """The long tests: matrices, and a hundred kills for each store."""
+    _pytest(session, "-m", "long", "--timeout", "3000", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """ruff: the rules, and the form."""
     session.install(*nox.project.dependency_groups(PYPROJECT, "lint"), silent=True)
-    session.run("ruff", "check")
+    session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
 
 

@@ -7,15 +7,24 @@ day passes at once.
 from __future__ import annotations
 
 import asyncio
+import math
 import mmap
 import os
 import selectors
 import struct
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeVar, TypeVarTuple
+
+from tests.waiting import wait_until
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
 
 #: What a stopped clock shows at first: noon, so that the end of the day is far away.
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
@@ -124,13 +133,56 @@ def go_by(clock: Callable[[], float]) -> None:
     def new_loop() -> asyncio.AbstractEventLoop:
         return ClockLoop(clock)
 
-    asyncio.new_event_loop = asyncio.events.new_event_loop = new_loop  # type: ignore[attr-defined]
+    asyncio.new_event_loop = asyncio.events.new_event_loop = new_loop
+
+
+class _CommandLoop(ClockLoop):
+    """Notes beside the clock when the command, such as ``batch``, has done all that is to do by the
+    clock's time, and waits; see ``pass_time``."""
+
+    def __init__(self, clock: SharedClock, command: str) -> None:
+        super().__init__(clock, self._note)
+        self._idle = SharedClock(_idle_since(clock, command), start=-math.inf)
+        self._jobs = 0
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*_Args], _T], *args: *_Args
+    ) -> asyncio.Future[_T]:
+        future = super().run_in_executor(executor, func, *args)
+        self._jobs += 1
+        future.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        self._jobs -= 1
+
+    def _note(self, now: float) -> None:
+        if not self._jobs and now > self._idle():
+            self._idle.set(now)
+
+
+def _idle_since(clock: SharedClock, command: str) -> Path:
+    return clock.path.with_name(f"{clock.path.name}.{command}")
+
+
+def pass_time(clock: SharedClock, command: str, seconds: float) -> None:
+    """Let time pass for a command that is started by ``python -m tests.clocks``, and that has no
+    request under way; wait until it has done what is due by then, and waits for more."""
+    clock.advance(seconds)
+    with SharedClock(_idle_since(clock, command), start=-math.inf) as idle:
+        wait_until(lambda: idle() == clock())
 
 
 def main() -> None:
     """``python -m tests.clocks …``: the command ``braze-sends …`` by the clock that
     ``TESTS_CLOCK`` names."""
-    go_by(SharedClock(os.environ[VARIABLE]))
+    clock = SharedClock(os.environ[VARIABLE])
+    go_by(clock)
+
+    def new_loop() -> asyncio.AbstractEventLoop:
+        return _CommandLoop(clock, sys.argv[1])
+
+    asyncio.events.new_event_loop = new_loop
     from braze_sends.cli import main as command
 
     command()

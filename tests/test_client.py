@@ -7,7 +7,7 @@ import gc
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 import aiohttp
@@ -28,10 +28,15 @@ from braze_sends import (
     StoreError,
     new_send_id,
 )
+from braze_sends.quota.limiter import LONGEST_OUTAGE
 from braze_sends.quota.store import Transaction
 from braze_sends.testing import FakeBraze, Fault
 from braze_sends.testing.model import RATE_LIMIT_HEADERS
-from tests.world import KEY
+from tests.conftest import StoppedClock
+from tests.servers import braze as emulator
+from tests.servers import free_port, running
+from tests.waiting import PATIENCE, until
+from tests.world import KEY, Fate, World, play
 
 
 @pytest.fixture
@@ -40,15 +45,23 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("braze_sends.retry._backoff", lambda state: 0.0)
 
 
+@pytest.fixture
+def long_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No retry within a test."""
+    monkeypatch.setattr("braze_sends.retry._backoff", lambda state: 1e6)
+
+
 def client_of(fake: FakeBraze, **options: Any) -> SendsClient:
+    """A client that does not give up because the machine is busy."""
+    options = {"timeout": PATIENCE, "max_rate_limit_wait": PATIENCE} | options
     return SendsClient(KEY, base_url=fake.base_url, **options)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Let the loop turn until ``condition`` holds."""
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
+def held(fake: FakeBraze) -> asyncio.Event:
+    """The next request is handled at once, and answered when the event is set."""
+    answer = asyncio.Event()
+    fake.script(Fault(stall=answer))
+    return answer
 
 
 async def test_a_send_id_is_created(fake: FakeBraze) -> None:
@@ -105,15 +118,24 @@ async def test_a_response_lost_after_the_create_makes_one_pair(
 
 async def test_a_pair_in_flight_is_one_request(fake: FakeBraze) -> None:
     """Its callers get the same result, also those who joined one that was cancelled."""
-    fake.latency = 0.02
+    answer = held(fake)
     async with client_of(fake) as braze:
         first, second, third = (
             asyncio.create_task(braze.create_send_id("campaign", "pair")) for _ in range(3)
         )
-        await until(lambda: fake.in_flight)
+        await until(lambda: fake.created)
         first.cancel()
-        assert "pair" == str(await second) == str(await third)
+        await until(first.cancelled)
+        answer.set()
+        assert "pair" == str(await second)
+        assert (await second) is (await third)
         assert 1 == len(fake.requests)
+        first, second = (
+            asyncio.create_task(braze.create_send_id("campaign", "other")) for _ in range(2)
+        )
+        await asyncio.sleep(0)
+        first.cancel()  # before anything was sent
+        assert "other" == str(await second)
         assert first.cancelled()
 
 
@@ -164,10 +186,9 @@ async def test_a_workspace_never_delays_another(fake: FakeBraze) -> None:
 async def test_an_own_cap_holds_whatever_braze_allows(fake: FakeBraze, no_backoff: None) -> None:
     """``daily_limit=3``: three are created, also when an answer got lost on the way."""
     fake.script(None, Fault(drop="after"))
-    async with client_of(fake, daily_limit=3, timeout=0.2) as braze:
+    async with client_of(fake, daily_limit=3) as braze:
         results = await asyncio.gather(
-            *(braze.create_send_id("campaign", max_rate_limit_wait=2) for _ in range(5)),
-            return_exceptions=True,
+            *(braze.create_send_id("campaign") for _ in range(5)), return_exceptions=True
         )
         assert (3, 3) == (len(fake.created), (await braze.quota()).limit)
         assert 3 == sum(isinstance(result, SendId) for result in results)
@@ -200,10 +221,11 @@ async def test_a_raised_limit_is_taken_up(fake: FakeBraze) -> None:
         with pytest.raises(QuotaExhaustedError):
             await braze.create_send_id("campaign")
         await braze.forget_quota()
+        fake.spend(130)
         results = await asyncio.gather(
-            *(braze.create_send_id("campaign") for _ in range(150)), return_exceptions=True
+            *(braze.create_send_id("campaign") for _ in range(20)), return_exceptions=True
         )
-        assert 143 == sum(isinstance(result, SendId) for result in results)
+        assert 13 == sum(isinstance(result, SendId) for result in results)
         assert 0 == fake.refused
 
 
@@ -354,7 +376,8 @@ async def test_a_429_with_retry_after_is_waited_for(fake: FakeBraze) -> None:
 async def test_a_bare_429_is_a_rate_limit_error(fake: FakeBraze) -> None:
     """Nothing says when to come back; ``max_rate_limit_wait=0`` does not wait for the backoff."""
     fake.script(Fault(status=429, body="Too Many Requests", headers="missing"))
-    async with client_of(fake, max_rate_limit_wait=0) as braze:
+    store = MemoryStore(clock=lambda: 0.0)  # the backoff does not end meanwhile
+    async with client_of(fake, store=store, max_rate_limit_wait=0) as braze:
         with pytest.raises(RateLimitError) as caught:
             await braze.create_send_id("campaign")
         assert (429, False) == (caught.value.status_code, caught.value.quota_spent)
@@ -402,20 +425,25 @@ async def test_cancelled_before_sending_leaves_no_trace(fake: FakeBraze) -> None
 
 async def test_cancelled_after_sending_is_created_and_remembered(fake: FakeBraze) -> None:
     """``close`` waits for it; asking again gives the ID without a request."""
-    store = MemoryStore()
-    fake.latency = 0.02
+    store, answer = MemoryStore(), held(fake)
     async with client_of(fake, store=store) as braze:
         task = asyncio.create_task(braze.create_send_id("campaign", "pair"))
-        await until(lambda: fake.requests)
+        await until(lambda: fake.created)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        closing = asyncio.create_task(braze.close())
+        await until(lambda: braze._closed)
+        assert not closing.done()
+        answer.set()
+        await closing
     async with client_of(fake, store=store) as braze:
         assert True is (await braze.create_send_id("campaign", "pair")).reused
         assert (0, 99) == ((await braze.quota()).unconfirmed, (await braze.quota()).remaining)
     assert 1 == len(fake.requests)
 
 
+@pytest.mark.usefixtures("long_backoff")
 async def test_cancelled_in_a_backoff_gives_the_token_back(fake: FakeBraze) -> None:
     """Only the doubt of its attempt stays."""
     fake.script(Fault(drop="after"))
@@ -435,37 +463,50 @@ async def test_a_cancelled_create_that_fails_is_not_retried(
 ) -> None:
     """Nobody waits for it; the failure is logged without its details."""
     caplog.set_level("INFO", "braze_sends")
-    fake.latency = 0.02
-    fake.script(Fault(status=503))
+    answer = asyncio.Event()
+    fake.script(Fault(status=503, stall=answer))
     async with client_of(fake) as braze:
         task = asyncio.create_task(braze.create_send_id("campaign", "pair"))
         await until(lambda: fake.requests)
         task.cancel()
+        await until(task.cancelled)
+        answer.set()
         await until(lambda: not braze._flights().flying)
     assert 1 == len(fake.requests)
     assert ["create failed unattended"] == [record.message for record in caplog.records]
 
 
-async def test_a_timeout_around_the_call_ends_it(fake: FakeBraze) -> None:
+async def test_a_timeout_around_the_call_ends_it(
+    fake: FakeBraze, stopped_clock: StoppedClock
+) -> None:
     """``asyncio.timeout`` frees the caller at once, and the request is settled behind it."""
-    fake.latency = 0.03
+    answer = held(fake)
+
+    async def create(braze: SendsClient) -> SendId:
+        async with asyncio.timeout(5):
+            return await braze.create_send_id("campaign", "pair")
+
     async with client_of(fake) as braze:
+        task = asyncio.create_task(create(braze))
+        await until(lambda: fake.created)
+        stopped_clock.advance(5)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await braze.create_send_id("campaign", "pair")
-        assert True is (await braze.create_send_id("campaign", "pair")).send_id.startswith("pair")
+            await task
+        answer.set()
+        assert "pair" == str(await braze.create_send_id("campaign", "pair"))
     assert 1 == len(fake.requests)
 
 
 async def test_a_waiting_call_can_be_cancelled(fake: FakeBraze) -> None:
     """Those behind it in the queue are served all the same."""
-    fake.daily_limit, fake.latency = 1, 0.02
+    fake.daily_limit, answer = 1, held(fake)
     async with client_of(fake) as braze:
         first, second, third = (
             asyncio.create_task(braze.create_send_id("campaign", f"s{n}")) for n in range(3)
         )
-        await until(lambda: fake.in_flight)
+        await until(lambda: fake.created)
         second.cancel()
+        answer.set()
         await first
         with pytest.raises(QuotaExhaustedError):
             await third
@@ -477,21 +518,25 @@ async def test_a_waiting_call_can_be_cancelled(fake: FakeBraze) -> None:
 
 async def test_close_ends_what_waits_and_waits_for_what_was_sent(fake: FakeBraze) -> None:
     """The sent one is returned, the waiting one raises, and a closed client says so."""
-    fake.daily_limit, fake.latency = 1, 0.02
+    fake.daily_limit, answer = 1, held(fake)
     braze = client_of(fake)
     sent, waiting = (asyncio.create_task(braze.create_send_id("campaign")) for _ in range(2))
-    await until(lambda: fake.in_flight)
-    await braze.close()
-    await braze.close()
-    assert isinstance(await sent, SendId)
+    await until(lambda: fake.created)
+    closing = asyncio.create_task(braze.close())
     with pytest.raises(ConfigurationError, match="closed") as caught:
         await waiting
+    assert not closing.done()
+    answer.set()
+    await closing
+    await braze.close()
+    assert isinstance(await sent, SendId)
     assert False is caught.value.quota_spent
     with pytest.raises(ConfigurationError, match="closed"):
         await braze.create_send_id("campaign")
     assert "closed" in repr(braze)
 
 
+@pytest.mark.usefixtures("long_backoff")
 async def test_close_in_a_backoff_tells_the_doubt(fake: FakeBraze) -> None:
     """The attempt before it may have been counted."""
     fake.script(Fault(drop="after"))
@@ -510,12 +555,12 @@ def test_a_second_event_loop_works_and_leaves_no_warning() -> None:
     """``asyncio.run`` twice with one client that nobody closes: no "Unclosed" anywhere."""
 
     async def create(braze: SendsClient, port: int) -> SendId:
-        async with FakeBraze(api_key=KEY, port=port):
+        async with emulator(api_key=KEY, port=port):
             return await braze.create_send_id("campaign")
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        port = _free_port()
+        port = free_port()
         braze = SendsClient(KEY, base_url=f"http://127.0.0.1:{port}")
         assert isinstance(asyncio.run(create(braze, port)), SendId)
         assert isinstance(asyncio.run(create(braze, port)), SendId)
@@ -525,22 +570,21 @@ def test_a_second_event_loop_works_and_leaves_no_warning() -> None:
 
 def test_the_end_of_a_loop_leaves_a_doubt_and_not_a_hole() -> None:
     """The loop ends while a request is out: it stays charged, and the next loop goes on."""
-    port = _free_port()
-    store = MemoryStore()
-    braze = SendsClient(KEY, base_url=f"http://127.0.0.1:{port}", store=store)
+    with running(fake := emulator(api_key=KEY)):
+        held(fake)
+        braze = client_of(fake, store=MemoryStore())
 
-    async def leave() -> None:
-        async with FakeBraze(api_key=KEY, port=port, latency=1) as fake:
+        async def leave() -> None:
             tasks = [asyncio.create_task(braze.create_send_id("campaign", s)) for s in "ab"]
-            await until(lambda: fake.requests)
+            await until(lambda: fake.created)
             assert not any(task.done() for task in tasks)
 
-    async def look() -> tuple[int, int]:
-        status = await braze.quota()
-        return status.in_flight, status.unconfirmed
+        async def look() -> tuple[int, int]:
+            status = await braze.quota()
+            return status.in_flight, status.unconfirmed
 
-    asyncio.run(leave())
-    assert (0, 1) == asyncio.run(look())
+        asyncio.run(leave())
+        assert (0, 1) == asyncio.run(look())
 
 
 async def test_a_session_with_credentials_of_its_own_is_refused(fake: FakeBraze) -> None:
@@ -660,32 +704,35 @@ async def test_a_store_that_is_down_after_sending_loses_no_id(
     fake: FakeBraze, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was created is returned, and the failure is logged."""
-    store = BrokenStore()
-    fake.latency = 0.02
+    store, answer = BrokenStore(), held(fake)
     async with client_of(fake, store=store) as braze:
         task = asyncio.create_task(braze.create_send_id("campaign", "pair"))
-        await until(lambda: fake.in_flight)
+        await until(lambda: fake.created)
         store.broken = StoreError("down")
+        answer.set()
         assert "pair" == str(await task)
         assert ["settling failed: down"] == [record.message for record in caplog.records]
 
 
-async def test_waiters_are_told_that_the_store_is_down(
-    fake: FakeBraze, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiters_are_told_that_the_store_is_down() -> None:
     """They do not wait for a store that has been away for too long."""
-    monkeypatch.setattr("braze_sends.quota.limiter.LONGEST_OUTAGE", 0.1)
-    store = BrokenStore()
-    fake.daily_limit = 1
-    async with client_of(fake, store=store, max_rate_limit_wait=None) as braze:
+
+    async def schedule(world: World) -> None:
+        store = BrokenStore(clock=world.loop.time, wall=world.now)
+        braze = world.client(store=store, max_rate_limit_wait=None)
         await braze.create_send_id("campaign")
         waiting = asyncio.create_task(braze.create_send_id("campaign"))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(10)
         store.broken = StoreError("down")
         with pytest.raises(StoreError):
             await braze.quota()
+        gone = world.loop.time()
         with pytest.raises(StoreError):
             await waiting
+        assert LONGEST_OUTAGE <= world.loop.time() - gone < 2 * LONGEST_OUTAGE
+        store.broken = None
+
+    play(schedule, daily_limit=1)
 
 
 async def test_a_store_may_run_a_change_again(fake: FakeBraze) -> None:
@@ -708,7 +755,7 @@ async def test_a_store_may_run_a_change_again(fake: FakeBraze) -> None:
         assert (0, 0, 0) == (status.remaining, status.in_flight, status.unconfirmed)
 
 
-async def test_a_slow_store_is_asked_in_groups(fake: FakeBraze) -> None:
+def test_a_slow_store_is_asked_in_groups() -> None:
     """What gathers while a transaction is under way goes together in the next one."""
 
     class Slow(MemoryStore):
@@ -717,28 +764,24 @@ async def test_a_slow_store_is_asked_in_groups(fake: FakeBraze) -> None:
 
         async def transact(self, workspace: str, pairs: Any, change: Any) -> Any:
             self.transactions += 1
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
             return await super().transact(workspace, pairs, change)
 
-    fake.daily_limit = 1000
-    store = Slow()
-    async with client_of(fake, store=store) as braze:
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(latency=0.1 + n / 1000)  # one answer after the other
+        store = Slow(clock=world.loop.time, wall=world.now)
+        braze = world.client(store=store)
         await braze.create_send_id("campaign")
         before = store.transactions
         await asyncio.gather(*(braze.create_send_id("campaign") for _ in range(200)))
-        assert 201 == len(fake.created)
-        assert store.transactions - before < 100
+        assert 201 == len(world.created)
+        # 0.2 s of answers, each of which would take two of its own.
+        assert store.transactions - before < 40
         alone = store.transactions
         await braze.create_send_id("campaign")
         assert store.transactions - alone <= 3
 
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    play(schedule, daily_limit=1000)
 
 
 async def _awaited(what: Awaitable[Any]) -> Any:
@@ -750,11 +793,14 @@ def test_transactions_are_values() -> None:
     assert {"now", "bucket", "pairs"} == set(Transaction.__slots__) - {"__weakref__"}
 
 
-async def test_timeouts_are_told_apart(fake: FakeBraze) -> None:
+async def test_timeouts_are_told_apart(fake: FakeBraze, stopped_clock: StoppedClock) -> None:
     """No answer within the timeout is both an ``APITimeoutError`` and a ``TimeoutError``."""
-    fake.script(Fault(stall=1))
-    async with client_of(fake, timeout=0.02, max_retries=0) as braze:
+    held(fake)
+    async with client_of(fake, timeout=5, max_retries=0) as braze:
+        task = asyncio.create_task(braze.create_send_id("campaign"))
+        await until(lambda: fake.created)
+        stopped_clock.advance(10)  # aiohttp rounds up
         with pytest.raises(TimeoutError) as caught:
-            await braze.create_send_id("campaign")
+            await task
         assert isinstance(caught.value, APITimeoutError)
         assert None is caught.value.quota_spent

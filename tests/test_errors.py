@@ -171,6 +171,7 @@ def _raise(error: BrazeSendsError) -> None:
     raise error
 
 
+@pytest.mark.process
 def test_an_error_crosses_a_process() -> None:
     """A process pool hands the error over whole."""
     error = full(RateLimitError)

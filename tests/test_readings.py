@@ -26,12 +26,12 @@ def _name(readings: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("readings", READINGS, ids=_name)
 def test_a_lone_workspace_is_filled_and_never_over(readings: dict[str, Any]) -> None:
-    """300 gathered with jittered answers: exactly 100 created, no 429."""
+    """150 gathered with jittered answers: exactly 100 created, no 429."""
 
     async def schedule(world: World) -> None:
         jitter = random.Random(7)
         world.fate = lambda n, s: Fate(latency=jitter.uniform(0.05, 2))
-        results = await gather(many(world.client(), range(300)))
+        results = await gather(many(world.client(), range(150)))
         assert (100, 100, 0) == (made(results), len(world.created), world.over)
 
     play(schedule, **readings)
@@ -50,7 +50,7 @@ def test_faults_lose_no_id_and_draw_no_429_but_for_repeats(readings: dict[str, A
 
         world.fate = fate
         client = world.client()
-        results = await gather(many(client, range(150), max_rate_limit_wait=300))
+        results = await gather(many(client, range(120), max_rate_limit_wait=300))
         repeats = len(world.asked) - len(set(world.asked))
         assert world.over <= repeats
         returned = {result.send_id for result in results if isinstance(result, SendId)}
@@ -59,7 +59,7 @@ def test_faults_lose_no_id_and_draw_no_429_but_for_repeats(readings: dict[str, A
         assert set() == denied & set(world.created)
         # Later, in peace, whoever asks again gets what exists, and the rest of the day is there.
         world.fate = lambda n, s: Fate()
-        again = await gather(many(client, range(150), max_rate_limit_wait=300))
+        again = await gather(many(client, range(120), max_rate_limit_wait=300))
         kept = {result.send_id for result in again if isinstance(result, SendId)}
         assert len(world.created) == len(set(world.created)) <= ASSUMED_LIMIT
         told = {error.send_id: error.quota_spent for error in failed(again)}

@@ -38,7 +38,10 @@ from braze_sends import (
 )
 from braze_sends.protocol import NoReply
 from braze_sends.quota.store import Transaction
-from braze_sends.testing import FakeBraze, Fault
+from braze_sends.testing import Fault
+from tests.conftest import StoppedClock
+from tests.servers import braze as emulator
+from tests.waiting import PATIENCE, until
 
 T = TypeVar("T")
 
@@ -190,7 +193,6 @@ CASES = {
     ),
     "cut before": Case(APIConnectionError, Fault(drop="before")),
     "cut after": Case(APIConnectionError, Fault(drop="after")),
-    "timeout": Case(APITimeoutError, Fault(stall=60), timeout=0.05),
     "no quota": Case(QuotaExhaustedError, daily_limit=0),
     "bad send ID": Case(ConfigurationError, send_id="\n"),
     "bad name from the factory": Case(
@@ -202,16 +204,17 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 async def test_no_error_and_no_log_shows_the_key(
-    name: str, caplog: pytest.LogCaptureFixture
+    name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever fails, and whatever the answer echoes, the key is in nothing that can be seen."""
     listen()
+    monkeypatch.setattr("braze_sends.retry._backoff", lambda state: 0.0)
     case = CASES[name]
     store = MemoryStore()
-    async with FakeBraze(api_key=case.workspace_key) as fake:
+    async with emulator(api_key=case.workspace_key) as fake:
         fake.script(*case.faults)
-        options: dict[str, Any] = {"max_retries": 0, "store": store} | case.options
-        async with SendsClient(KEY, base_url=fake.base_url, **options) as braze:
+        options: dict[str, Any] = {"max_retries": 0, "timeout": PATIENCE} | case.options
+        async with SendsClient(KEY, base_url=fake.base_url, store=store, **options) as braze:
             if case.closed:
                 await braze.close()
             error = await failure(braze.create_send_id("campaign", case.send_id))
@@ -227,6 +230,24 @@ async def failure(create: Awaitable[object]) -> BrazeSendsError:
     with pytest.raises(BrazeSendsError) as caught:
         await create
     return caught.value
+
+
+async def test_a_timeout_does_not_show_the_key(
+    stopped_clock: StoppedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The request arrived, and no answer came."""
+    listen()
+    async with (
+        emulator(api_key=KEY) as fake,
+        SendsClient(KEY, base_url=fake.base_url, timeout=5, max_retries=0) as braze,
+    ):
+        fake.script(Fault(stall=asyncio.Event()))
+        create = asyncio.create_task(failure(braze.create_send_id("campaign", "asked")))
+        await until(lambda: fake.created)
+        stopped_clock.advance(10)
+        error = await create
+    assert APITimeoutError is type(error)
+    assert [] == pieces_in(everything_of(error) + everything_logged(caplog))
 
 
 async def test_a_refused_connection_does_not_show_the_key(
@@ -310,7 +331,7 @@ async def test_success_shows_the_key_nowhere(caplog: pytest.LogCaptureFixture) -
     listen()
     store = MemoryStore()
     async with (
-        FakeBraze(api_key=KEY) as fake,
+        emulator(api_key=KEY) as fake,
         SendsClient(KEY, base_url=fake.base_url, store=store) as braze,
     ):
         sends = await asyncio.gather(
@@ -335,19 +356,15 @@ async def test_cancelled_and_unattended_creates_show_the_key_nowhere(
 ) -> None:
     """A create that nobody waits for any more fails in silence, as far as the key goes."""
     listen()
-    async with FakeBraze(api_key=KEY) as fake:
-        arrived = asyncio.Event()
-
-        def refuse(_: object) -> Fault:
-            arrived.set()
-            return Fault(status=401, stall=0.02)
-
-        fake.fault_for = refuse
-        async with SendsClient(KEY, base_url=fake.base_url) as braze:
+    async with emulator(api_key=KEY) as fake:
+        answer = asyncio.Event()
+        fake.script(Fault(status=401, stall=answer))
+        async with SendsClient(KEY, base_url=fake.base_url, timeout=PATIENCE) as braze:
             create = asyncio.create_task(braze.create_send_id("campaign", "asked"))
-            await arrived.wait()
+            await until(lambda: fake.requests)
             create.cancel()
             await asyncio.wait([create])
+            answer.set()
     gc.collect()
     logged = everything_logged(caplog)
     assert "create failed unattended" in logged

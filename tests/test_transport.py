@@ -29,11 +29,16 @@ from braze_sends import (
 from braze_sends.protocol import MAX_BODY, NoReply, Reply
 from braze_sends.settings import ApiKey
 from braze_sends.testing import FakeBraze, Fault
-from braze_sends.transport import Exchange, NotSentError, Transport, checked_timeout
+from braze_sends.transport import Exchange, NotSentError, Transport, _read, checked_timeout
+from tests.conftest import StoppedClock
+from tests.servers import braze as emulator
+from tests.servers import free_port
+from tests.waiting import PATIENCE, until
 from tests.world import KEY
 
 BODY = b'{"campaign_id":"campaign","send_id":"asked"}'
-SHORT = 0.05
+#: Seconds after which an attempt ends by a stopped clock, and more than enough to get there.
+LIMIT, PAST_LIMIT = 5.0, 10.0
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -43,12 +48,14 @@ class Server:
 
     Attributes:
         url: where it listens.
+        connections: how many clients have connected.
         requests: the bytes of the requests that it has read.
         hung_up: set when a client has closed its connection.
     """
 
     def __init__(self) -> None:
         self.url = ""
+        self.connections = 0
         self.requests: list[bytes] = []
         self.hung_up = asyncio.Event()
 
@@ -59,6 +66,7 @@ async def serving(answer: bytes | Handler | None) -> AsyncIterator[Server]:
     told = Server()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.connections += 1
         try:
             if callable(answer):
                 await answer(reader, writer)
@@ -96,7 +104,7 @@ CREATED = answer("201 Created", b'{"message":"success","send_id":"asked"}')
 
 @asynccontextmanager
 async def transporting(
-    url: str, *, limit: object = 5.0, session: aiohttp.ClientSession | None = None
+    url: str, *, limit: object = PATIENCE, session: aiohttp.ClientSession | None = None
 ) -> AsyncIterator[Transport]:
     """A transport that is closed at the end."""
     transport = Transport(url, ApiKey(KEY), checked_timeout(limit), session)
@@ -112,15 +120,15 @@ def unanswered(fake: FakeBraze) -> asyncio.Event:
 
     def stall(_: object) -> Fault:
         arrived.set()
-        return Fault(stall=60)
+        return Fault(stall=asyncio.Event())
 
     fake.fault_for = stall
     return arrived
 
 
 def client(url: str, **options: Any) -> SendsClient:
-    """A client that does not try again."""
-    return SendsClient(KEY, base_url=url, **({"max_retries": 0} | options))
+    """A client that does not try again, nor give up because the machine is busy."""
+    return SendsClient(KEY, base_url=url, **({"max_retries": 0, "timeout": PATIENCE} | options))
 
 
 # --- the request ---------------------------------------------------------------------------------
@@ -202,7 +210,7 @@ async def test_a_body_without_end_is_not_read_to_its_end() -> None:
     async with serving(pour) as server, client(server.url) as braze:
         with pytest.raises(APIResponseValidationError, match="not read to its end"):
             await braze.create_send_id("campaign", "asked")
-        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await server.hung_up.wait()
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
@@ -276,62 +284,85 @@ async def test_what_is_not_http_is_a_connection_error() -> None:
 @pytest.mark.parametrize(
     "limit",
     [
-        SHORT,
-        aiohttp.ClientTimeout(total=SHORT),
-        aiohttp.ClientTimeout(total=5, sock_read=SHORT),
-        aiohttp.ClientTimeout(total=None, sock_read=SHORT),
+        LIMIT,
+        aiohttp.ClientTimeout(total=LIMIT),
+        aiohttp.ClientTimeout(total=PATIENCE, sock_read=LIMIT),
+        aiohttp.ClientTimeout(total=None, sock_read=LIMIT),
     ],
     ids=["seconds", "total", "sock_read", "no total"],
 )
 async def test_a_timeout_after_the_request_leaves_the_quota_unknown(
-    fake: FakeBraze, limit: object
+    fake: FakeBraze, limit: object, stopped_clock: StoppedClock
 ) -> None:
     """The request left and no answer came in time, by seconds or by any part of a ClientTimeout."""
-    fake.script(Fault(stall=60))
+    fake.script(Fault(stall=asyncio.Event()))
     async with client(fake.base_url, timeout=limit) as braze:
+        create = asyncio.create_task(braze.create_send_id("campaign", "asked"))
+        await until(lambda: fake.created)
+        stopped_clock.advance(PAST_LIMIT)
         with pytest.raises(APITimeoutError, match="no answer within") as caught:
-            await braze.create_send_id("campaign", "asked")
+            await create
     assert caught.value.quota_spent is None
     assert isinstance(caught.value, TimeoutError)
     assert [("campaign", "asked")] == fake.created
 
 
-async def test_a_timeout_within_the_answer_leaves_the_quota_unknown() -> None:
+async def test_a_timeout_within_the_answer_leaves_the_quota_unknown(
+    stopped_clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A body that stops halfway is a timeout too."""
+    reading: list[aiohttp.ClientResponse] = []
+
+    async def noted(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+        reading.append(response)
+        return await _read(response)
+
+    monkeypatch.setattr("braze_sends.transport._read", noted)
 
     async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b'HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\n{"mess')
         await reader.read()
 
-    async with serving(stall) as server, client(server.url, timeout=SHORT) as braze:
+    async with serving(stall) as server, client(server.url, timeout=LIMIT) as braze:
+        create = asyncio.create_task(braze.create_send_id("campaign", "asked"))
+        await until(lambda: reading)
+        stopped_clock.advance(PAST_LIMIT)
         with pytest.raises(APITimeoutError) as caught:
-            await braze.create_send_id("campaign", "asked")
+            await create
     assert caught.value.quota_spent is None
 
 
-async def test_a_timeout_while_connecting_cost_nothing() -> None:
+async def test_a_timeout_while_connecting_cost_nothing(stopped_clock: StoppedClock) -> None:
     """A TLS handshake that hangs is before the first byte of the request."""
     async with serving(None) as server:
         url = server.url.replace("http:", "https:")
-        async with client(url, timeout=SHORT) as braze:
+        async with client(url, timeout=LIMIT) as braze:
+            create = asyncio.create_task(braze.create_send_id("campaign", "asked"))
+            await until(lambda: server.connections)
+            stopped_clock.advance(PAST_LIMIT)
             with pytest.raises(APITimeoutError) as caught:
-                await braze.create_send_id("campaign", "asked")
+                await create
     assert caught.value.quota_spent is False
 
 
-async def test_a_timeout_in_the_queue_for_a_connection_cost_nothing(fake: FakeBraze) -> None:
+async def test_a_timeout_in_the_queue_for_a_connection_cost_nothing(
+    fake: FakeBraze, stopped_clock: StoppedClock
+) -> None:
     """A request that waited for a connection of a full pool until its time was up never left."""
     arrived = unanswered(fake)
     connector = aiohttp.TCPConnector(limit=1)
     async with (
         aiohttp.ClientSession(connector=connector) as session,
         transporting(fake.base_url, session=session) as patient,
-        transporting(fake.base_url, session=session, limit=SHORT) as hasty,
+        transporting(fake.base_url, session=session, limit=LIMIT) as hasty,
     ):
         first = asyncio.create_task(patient.send(BODY, Exchange(inf)))
         await arrived.wait()
-        reply = await hasty.send(BODY, Exchange(inf))
+        second = asyncio.create_task(hasty.send(BODY, Exchange(inf)))
+        await until(lambda: connector._waiters)
+        stopped_clock.advance(PAST_LIMIT)
+        reply = await second
         first.cancel()
         await asyncio.wait([first])
     assert isinstance(reply, NoReply)
@@ -350,7 +381,7 @@ async def test_an_exchange_that_must_not_start_writes_nothing(called_off: bool) 
     async with serving(None) as server:
         async with transporting(server.url) as transport:
             reply = await transport.send(BODY, exchange)
-        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await server.hung_up.wait()
     assert isinstance(reply, NoReply)
     assert (False, False) == (reply.sent, exchange.sent)
     assert ("called off" if called_off else "the lease ran out") in reply.reason
@@ -520,12 +551,10 @@ async def test_its_own_session_is_closed_and_only_once(fake: FakeBraze) -> None:
 
 async def test_its_own_session_makes_no_request_wait_for_a_connection(fake: FakeBraze) -> None:
     """aiohttp allows 100 by itself, and the wait for one would use up the attempt's timeout."""
-    fake.latency = 3600.0
+    unanswered(fake)
     async with transporting(fake.base_url) as transport:
         sends = [asyncio.create_task(transport.send(BODY, Exchange(inf))) for _ in range(110)]
-        async with asyncio.timeout(20):
-            while fake.in_flight < 110:
-                await asyncio.sleep(0.01)
+        await until(lambda: 110 == fake.in_flight)
         for send in sends:
             send.cancel()
         ended = await asyncio.gather(*sends, return_exceptions=True)
@@ -550,17 +579,13 @@ def test_a_client_that_nobody_closed_leaves_no_warning_and_works_in_the_next_loo
     created: list[tuple[str, str]] = []
 
     async def create(braze: SendsClient | None, name: str) -> SendsClient:
-        async with FakeBraze(api_key=KEY, port=port) as fake:
+        async with emulator(api_key=KEY, port=port) as fake:
             braze = braze or client(fake.base_url)
             await braze.create_send_id("campaign", name)
             created.extend(fake.created)
             return braze
 
-    async def free_port() -> int:
-        async with serving(None) as server:
-            return int(server.url.rpartition(":")[2])
-
-    port = asyncio.run(free_port())
+    port = free_port()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         braze = asyncio.run(create(None, "one"))
@@ -590,7 +615,7 @@ async def test_an_attempt_always_has_an_end(limit: object, seconds: float) -> No
 
 async def test_a_long_timeout_does_not_hold_up_a_fast_answer(fake: FakeBraze) -> None:
     """A ClientTimeout without a total is accepted, and the create succeeds."""
-    timeout = aiohttp.ClientTimeout(total=None, connect=5)
+    timeout = aiohttp.ClientTimeout(total=None, connect=PATIENCE)
     async with client(fake.base_url, timeout=timeout) as braze:
         await braze.create_send_id("campaign", "asked")
     assert BODY == fake.requests[0].body

@@ -7,7 +7,6 @@ import contextlib
 import json
 import math
 import shlex
-import signal
 from typing import Annotated
 
 import typer
@@ -32,6 +31,7 @@ from braze_sends.cli.common import (
     printing,
     reporting,
     status_of,
+    until_stopped,
 )
 from braze_sends.cli.demo import demo
 from braze_sends.cli.doctor import doctor
@@ -173,7 +173,7 @@ def emulator(
     )
     with contextlib.suppress(KeyboardInterrupt):
         try:
-            asyncio.run(_serve(fake))
+            asyncio.run(until_stopped(_serve(fake)))
         except OSError as error:
             note(f"error: cannot listen on port {port}: {error.strerror}")
             raise typer.Exit(ERROR) from None
@@ -181,9 +181,6 @@ def emulator(
 
 
 async def _serve(fake: FakeBraze) -> None:
-    stopped = asyncio.Event()
-    with contextlib.suppress(NotImplementedError):  # Windows; there SIGTERM just ends the process
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     async with fake:
         with printing():
             typer.echo(fake.base_url)  # flushed, so that a script can wait for this line
@@ -195,7 +192,7 @@ async def _serve(fake: FakeBraze) -> None:
             "Ctrl-C ends it.",
         ):
             note(line)
-        await stopped.wait()
+        await asyncio.Event().wait()  # until it is stopped
 
 
 # --- all commands, in the order of the help ------------------------------------------------------

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from types import FrameType
 from typing import Annotated, Final
 
@@ -41,6 +40,7 @@ from braze_sends.cli.common import (
     forgetful,
     make_client,
     note,
+    now,
     print_json,
     reporting,
     status_of,
@@ -275,7 +275,7 @@ class _Run:
                 send_id=None if send is None else send.send_id,
                 error=None if error is None else f"{type(error).__name__}: {error}",
                 request_id=getattr(send or error, "request_id", None),
-                at=datetime.now(UTC),
+                at=now(),
             )
         except OutputError as failure:
             # Said, so that it is not lost: it may be known nowhere else.
@@ -330,7 +330,11 @@ def _on_a_terminal() -> bool:
 
 @contextlib.contextmanager
 def _interrupts(first: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C or SIGTERM calls ``first``; Ctrl-C once more ends the process at once."""
+    """Ctrl-C or SIGTERM calls ``first``; Ctrl-C once more ends the process at once.
+
+    A signal that was ignored when the process started, as ``nohup`` and a script's ``&`` have
+    SIGINT, stays ignored.
+    """
     loop = asyncio.get_running_loop()
     called = False
 
@@ -346,10 +350,12 @@ def _interrupts(first: Callable[[], None]) -> Iterator[None]:
             called = True
             loop.call_soon_threadsafe(first)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, interrupted) for number in numbers]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupted)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)

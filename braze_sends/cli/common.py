@@ -5,12 +5,15 @@ The result goes to stdout, everything else to stderr, so that the output can be 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import getpass
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,6 +124,23 @@ def make_client(
     )
 
 
+def now() -> datetime:
+    """The time by this machine's clock, in UTC."""
+    return datetime.fromtimestamp(time.time(), UTC)
+
+
+async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` until Ctrl-C or SIGTERM cancels it, which is its normal end.
+
+    asyncio leaves a SIGINT alone that was ignored when the command started; then SIGTERM ends it.
+    """
+    task = asyncio.ensure_future(work)
+    with suppress(NotImplementedError):  # Windows; there SIGTERM just ends the process
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 def forgetful(store: str | None) -> bool:
     """Whether a store lasts no longer than the command."""
     return not store or store.startswith("memory:")
@@ -190,7 +210,7 @@ def come_back(error: QuotaExhaustedError | RateLimitError) -> str:
     seconds, resets_at = error.retry_after, getattr(error, "resets_at", None)
     if seconds is None:
         return "later"
-    if resets_at is None or (resets_at - datetime.now(UTC)).total_seconds() > seconds + 5:
+    if resets_at is None or (resets_at - now()).total_seconds() > seconds + 5:
         return f"in {span(seconds)}"  # before the window ends, when a doubt or a pause does
     return f"{moment(resets_at)}, in {span(seconds)}"
 

@@ -25,7 +25,7 @@ from braze_sends import (
     SendId,
     SendsClient,
 )
-from braze_sends.cli.common import ERROR, moment, printing, span
+from braze_sends.cli.common import ERROR, printing, span
 from braze_sends.testing import FakeBraze, Fault
 
 Pair = tuple[str, str]
@@ -79,6 +79,7 @@ class Books:
         again: the outcomes of asking once more for what exists.
         quota: the client's view in the end.
         created, requests, over_quota, left: the emulator's view in the end.
+        ended: when that was, by the emulator's clock.
     """
 
     told: Sequence[tuple[Pair, SendId | BrazeSendsError]]
@@ -88,6 +89,7 @@ class Books:
     requests: int
     over_quota: int
     left: int
+    ended: datetime
 
     @property
     def sends(self) -> dict[Pair, SendId]:
@@ -112,7 +114,8 @@ async def run(plan: Plan, progress: Callable[[SendId | BrazeSendsError], None]) 
         daily_limit=plan.limit,
         latency=lambda: random.uniform(0, plan.latency),
     )
-    fake.clock_offset = clock_offset(time.time())
+    # By its clock the demo begins at noon, so that no day ends while it runs.
+    fake.clock_offset = 43_200.0 - time.time() % 86_400.0
     faults = [make(plan.timeout) for make in FAULTS.values()] * 2
     random.shuffle(faults)
     fake.script(None, *faults)
@@ -150,12 +153,8 @@ async def run(plan: Plan, progress: Callable[[SendId | BrazeSendsError], None]) 
             requests=len(fake.requests),
             over_quota=fake.refused,
             left=fake.remaining,
+            ended=datetime.fromtimestamp(fake.now, UTC),
         )
-
-
-def clock_offset(now: float) -> float:
-    """An hour back if midnight, when the quota would be refilled, is less than a minute ahead."""
-    return -3600.0 if 86400 - now % 86400 < 60 else 0.0
 
 
 def disagreements(plan: Plan, books: Books) -> list[str]:
@@ -267,8 +266,8 @@ def report(books: Books, took: float, found: list[str], console: Console) -> Non
     console.print("", table(books), "", sep="\n")
     resets_at = books.quota.resets_at
     if books.refused and resets_at is not None:
-        left = span((resets_at - datetime.now(UTC)).total_seconds())
-        console.print(f"The refused may come back {moment(resets_at)}, in {left}.")
+        left = span((resets_at - books.ended).total_seconds())
+        console.print(f"The refused may come back when the emulator's day ends, in {left}.")
     if found:
         for line in found:
             console.print(f"error: {line}", style="red", markup=False)

@@ -43,6 +43,7 @@ from braze_sends.cli.common import (
     WorkspaceOption,
     api_key,
     moment,
+    now,
     print_json,
     printable,
     printing,
@@ -303,7 +304,7 @@ def _tls(server: _Server) -> Check:
     except OSError as error:
         return Check("TLS", Verdict.FAILED, _unreachable(server, error))
     until = datetime.fromtimestamp(end, UTC)
-    left = until - datetime.now(UTC)
+    left = until - now()
     return Check(
         "TLS",
         Verdict.WARNING if left < SOON else Verdict.OK,

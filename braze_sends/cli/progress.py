@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from rich import progress
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column
 
 from braze_sends import BrazeSendsError, QuotaStatus, RateLimit, SendsClient
-from braze_sends.cli.common import moment, note, printable, span
+from braze_sends.cli.common import moment, note, now, printable, span
 
 #: Seconds between two looks at the quota, and between two frames of the bar.
 LOOK, FRAME = 1.0, 0.25
@@ -90,9 +90,9 @@ class Progress:
         """Show how much quota is left, until cancelled."""
         looked = float("-inf")
         while not self._quiet:
-            now = asyncio.get_running_loop().time()
-            if now - looked >= LOOK:
-                looked = now
+            time = asyncio.get_running_loop().time()
+            if time - looked >= LOOK:
+                looked = time
                 with contextlib.suppress(BrazeSendsError):  # the creates meet the same, and say so
                     self._look(await braze.quota())
             if self._bar is not None:
@@ -138,4 +138,4 @@ class Progress:
 
 
 def _span_until(moment: datetime) -> str:
-    return span((moment - datetime.now(UTC)).total_seconds())
+    return span((moment - now()).total_seconds())

@@ -30,11 +30,13 @@ from braze_sends.cli.common import (
     make_client,
     moment,
     note,
+    now,
     print_json,
     printable,
     printing,
     reporting,
     span,
+    until_stopped,
 )
 
 #: Seconds between two looks of ``--watch``.
@@ -78,9 +80,9 @@ def quota(
         if not watch:
             _pages(as_json, lasts_not)(asyncio.run(_look(client)))
             return
-        # Ctrl-C is the normal end.
+        # Ctrl-C is the normal end, and so is SIGTERM.
         with contextlib.suppress(KeyboardInterrupt), _screen(as_json, lasts_not) as show:
-            asyncio.run(_watch(client, show))
+            asyncio.run(until_stopped(_watch(client, show)))
 
 
 async def _look(braze: SendsClient) -> QuotaStatus:
@@ -115,13 +117,13 @@ def _screen(as_json: bool, lasts_not: bool) -> Iterator[Callable[[Seen], None]]:
 
         def redraw(seen: Seen) -> None:
             nonlocal lines
-            now = datetime.now(UTC)
-            at = f"{now.astimezone():%H:%M:%S}"
+            looked = now()
+            at = f"{looked.astimezone():%H:%M:%S}"
             if isinstance(seen, StoreError):
                 foot = Text(f"{at} error: {printable(error_line(seen))}", "red")
             else:
                 foot = Text(f"{at}, Ctrl-C ends it", "dim")
-                lines = describe(seen, now, pens, lasts_not=lasts_not)
+                lines = describe(seen, looked, pens, lasts_not=lasts_not)
             live.update(Group(*lines, Text(), foot), refresh=True)
 
         yield redraw
@@ -140,7 +142,7 @@ def _pages(as_json: bool, lasts_not: bool) -> Callable[[Seen], None]:
         elif isinstance(seen, StoreError):
             note(f"error: {error_line(seen)}")
         else:
-            lines = describe(seen, datetime.now(UTC), pens, lasts_not=lasts_not)
+            lines = describe(seen, now(), pens, lasts_not=lasts_not)
             with printing():
                 console.print(*between, *lines, sep="\n", soft_wrap=True)
             between = [Text()]
@@ -199,21 +201,21 @@ def glyphs(encoding: str) -> Glyphs:
     return nicest
 
 
-def describe(status: QuotaStatus, now: datetime, pens: Glyphs, *, lasts_not: bool) -> list[Text]:
+def describe(status: QuotaStatus, at: datetime, pens: Glyphs, *, lasts_not: bool) -> list[Text]:
     """Lines that show a status; ``lasts_not`` is a store that lasts no longer than the command."""
     lines: list[Text] = []
     if not status.known:
         lines += map(Text, [_UNKNOWN, *_FORGETFUL * lasts_not, ""])
-    rows = _rows(status, now)
+    rows = _rows(status, at)
     lines += [Text.assemble(f"{label:<14}", (value, style)) for label, value, style in rows]
     if status.creations:
-        lines += [Text(), *_by_hour(status, now, pens), Text(), *_by_campaign(status, pens)]
+        lines += [Text(), *_by_hour(status, at, pens), Text(), *_by_campaign(status, pens)]
     for line in lines:
         line.no_wrap, line.overflow = True, "crop"
     return lines
 
 
-def _rows(status: QuotaStatus, now: datetime) -> Iterator[tuple[str, str, str]]:
+def _rows(status: QuotaStatus, at: datetime) -> Iterator[tuple[str, str, str]]:
     """Label, value and style."""
     assumed = "" if status.known else " (assumed)"
     plenty = "green" if 5 * status.remaining > status.limit else "yellow"
@@ -225,7 +227,7 @@ def _rows(status: QuotaStatus, now: datetime) -> Iterator[tuple[str, str, str]]:
     if status.resets_at is None:
         yield "Resets", "unknown", ""
     else:
-        left = span((status.resets_at - now).total_seconds())
+        left = span((status.resets_at - at).total_seconds())
         yield "Resets", f"{moment(status.resets_at)}, in {left}", ""
     if status.creations:
         hours = _hours(status)
@@ -233,10 +235,10 @@ def _rows(status: QuotaStatus, now: datetime) -> Iterator[tuple[str, str, str]]:
         yield "Created", f"{hours.total()} through this store, {most} in the busiest hour", ""
 
 
-def _by_hour(status: QuotaStatus, now: datetime, pens: Glyphs) -> list[Text]:
+def _by_hour(status: QuotaStatus, at: datetime, pens: Glyphs) -> list[Text]:
     """A day up to the reset, or up to now if that is not known: bars, an axis and its labels."""
     counts = _hours(status)
-    now_in = math.floor(now.timestamp() / 3600)
+    now_in = math.floor(at.timestamp() / 3600)
     resets_at = status.resets_at
     end = now_in + 1 if resets_at is None else math.ceil(resets_at.timestamp() / 3600)
     first = min(end - DAY, *counts)

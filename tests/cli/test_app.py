@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import io
 import json
-import os
 import signal
 import socket
 import sys
@@ -199,8 +198,8 @@ def test_ctrl_c_ends_a_create(run: Run, monkeypatch: pytest.MonkeyPatch, wait: l
 
     async def interrupted(*_: Any, **options: Any) -> None:
         assert (None if wait else 30.0) == options["max_rate_limit_wait"]
-        os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.sleep(60)
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()  # for ever
 
     monkeypatch.setattr(SendsClient, "create_send_id", interrupted)
     result = run("create", "c", "--send-id", "story-1", *wait)
@@ -309,7 +308,7 @@ def test_emulator_prints_its_url_first(
     def note_and_stop(line: str) -> None:
         common.note(line)
         if line == "Ctrl-C ends it.":
-            os.kill(os.getpid(), stop)
+            signal.raise_signal(stop)
 
     monkeypatch.setattr(module, "note", note_and_stop)
     result = run("emulator", "--api-key", "a key", "--daily-limit", "5")

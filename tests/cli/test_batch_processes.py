@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -10,22 +11,21 @@ import random
 import re
 import signal
 import struct
-import subprocess
 import sys
 import termios
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from braze_sends.testing import FakeBraze
-from tests.cli.conftest import KEY, Redirected, Start
-
-Emulator = Callable[..., tuple[dict[str, str], Callable[[], str]]]
+from braze_sends.cli.progress import FRAME, LOOK
+from braze_sends.testing import FakeBraze, Fault
+from tests.cli.conftest import KEY, Gate, Process, Redirected, Start
+from tests.clocks import NOON, SharedClock, pass_time
+from tests.servers import DAY
+from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -43,29 +43,17 @@ def calendar(rows: int, pairs: int | None = None) -> list[tuple[str, str]]:
 
 
 def written() -> list[tuple[str, str]]:
-    lines = map(json.loads, Path("sends.jsonl").read_text().splitlines())
+    """The pairs that have a whole line."""
+    if not (path := Path("sends.jsonl")).exists():
+        return []
+    whole = path.read_text().rpartition("\n")[0]
+    lines = [json.loads(line) for line in whole.splitlines() if line]
     return [(line["campaign_id"], line["send_id"]) for line in lines]
 
 
+#: Seconds after which a killed batch's leases have ended: an attempt's timeout and five more.
+LEASE = 16.0
 BATCH = ("batch", "calendar.csv", "--output", "sends.jsonl", "--store", "sqlite:///quota.db")
-
-
-@pytest.fixture
-def emulator(start: Start) -> Emulator:
-    """Start an emulator in a process of its own; what it says in the end."""
-
-    def emulator(*args: str) -> tuple[dict[str, str], Callable[[], str]]:
-        process = start("emulator", "--api-key", KEY, *args)
-        assert process.stdout is not None
-        env = {"BRAZE_BASE_URL": process.stdout.readline().rstrip("\n")}
-
-        def stop() -> str:
-            process.send_signal(signal.SIGTERM)
-            return process.communicate(timeout=20)[1].splitlines()[-1]
-
-        return env, stop
-
-    return emulator
 
 
 # --- a terminal ----------------------------------------------------------------------------------
@@ -99,32 +87,53 @@ class Terminal:
 
     @property
     def shown(self) -> str:
-        return b"".join(self._shown).decode()
+        return b"".join(self._shown).decode(errors="replace")  # a character may be half read
+
+    @property
+    def words(self) -> str:
+        """What is shown, without colours and the like."""
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.shown)
 
     def close(self) -> None:
-        self._reader.join(5)
+        self._reader.join(PATIENCE)
         os.close(self.ours)
 
 
-def test_340_rows_on_a_quota_of_100_in_a_terminal(start: Start, emulator: Emulator) -> None:
-    """Four windows pass: all is created, nothing over quota, the lines complete and in order."""
+def test_340_rows_on_a_quota_of_100_in_a_terminal(
+    start: Start, fake: FakeBraze, gate: Gate, clock: SharedClock
+) -> None:
+    """Four days pass: 100, 100, 100 and 40 are created, nothing over quota, the lines complete and
+    in order; the bar tells the rate, what is left, and the wait."""
+    fake.daily_limit = 100
+    fake.fault_for = lambda request: Fault(delay=gate.event) if len(fake.requests) == 50 else None
     pairs = calendar(340)
-    env, stop = emulator("--window", "5")
     terminal = Terminal()
-    batch = start(*BATCH, "--wait", env={**env, "TERM": "xterm-256color"}, **terminal.streams())
+    batch = start(*BATCH, "--wait", env={"TERM": "xterm-256color"}, **terminal.streams())
     terminal.started()
-    code = batch.wait(120)
+    wait_until(lambda: len(fake.requests) == 50 and len(written()) == 49)
+    clock.advance(FRAME)
+    wait_until(lambda: re.search(r" 49/340 .*, 51 of 100 left, resets in ", terminal.words))
+    gate.open()
+
+    def has(lines: int) -> bool:
+        return len(written()) == lines
+
+    for day in (1, 2, 3):
+        wait_until(functools.partial(has, 100 * day))
+        pass_time(clock, "batch", LOOK)
+        clock.set(NOON + day * DAY)
+    code = batch.wait()
     terminal.close()
 
     assert 0 == code, terminal.shown
-    assert pairs == written()
-    assert stop().endswith("340 requests, 340 created, 0 over quota")
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.shown)
-    # Windows are aligned to the clock: the first one may end before its 100 are used.
-    assert re.search(r" \d+/340 waiting, 0 of 100 left, resets in \d+ s\r", shown)
-    assert re.search(r"\d/340 [0-9.]+/s, \d+ of 100 left, resets in \d+ s\r", shown)
-    assert shown.endswith("340 rows: 340 created\r\n")
-    assert max(map(len, re.split(r"[\r\n]", shown))) <= 80
+    assert pairs == written() == fake.created
+    assert [100, 100, 100, 40] == list(fake.model.created_by_window.values())
+    assert (340, 0) == (len(fake.requests), fake.refused)
+    assert re.search(r" 49/340 [0-9.]+/s, 51 of 100 left, resets in 12 h 0 min\r", terminal.words)
+    for rows in (100, 200, 300):
+        assert f" {rows}/340 waiting, 0 of 100 left, resets in 11 h 59 min\r" in terminal.words
+    assert terminal.words.endswith("340 rows: 340 created\r\n")
+    assert max(map(len, re.split(r"[\r\n]", terminal.words))) <= 80
     assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")
     assert KEY not in terminal.shown
 
@@ -136,7 +145,7 @@ def test_no_colour(start: Start, fake: FakeBraze) -> None:
     env = {"TERM": "xterm-256color", "NO_COLOR": "1"}
     batch = start(*BATCH, env=env, **terminal.streams())
     terminal.started()
-    code = batch.wait(20)
+    code = batch.wait()
     terminal.close()
 
     assert 0 == code
@@ -159,24 +168,29 @@ def test_what_is_closed_is_no_trouble(redirected: Redirected, fake: FakeBraze) -
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has no /dev/full")
-@pytest.mark.parametrize("reader", ["head", "full"])
-def test_whoever_listens_the_batch_goes_on(
-    environ: dict[str, str | None], fake: FakeBraze, reader: str
-) -> None:
-    """A terminal or a pipe that has gone costs no line."""
-    fake.daily_limit, fake.latency = 100, 0.002
+def test_standard_error_that_is_full(redirected: Redirected, fake: FakeBraze) -> None:
+    """A batch whose standard error takes nothing loses no line."""
+    fake.daily_limit = 100
     pairs = calendar(40)
-    env = {name: value for name, value in {**os.environ, **environ}.items() if value is not None}
-    command = '"$0" "$@" 2>/dev/full' if reader == "full" else '("$0" "$@" 2>&1 >&3; echo $? >code)'
-    pipe = "" if reader == "full" else " 3>/dev/null | head -n 1"
-    subprocess.run(
-        ["sh", "-c", command + pipe, sys.executable, "-m", "braze_sends.cli", *BATCH],
-        env=env,
-        stdout=subprocess.DEVNULL,
-        check=False,
-        timeout=30,
-    )
 
+    assert 0 == redirected("2>/dev/full", *BATCH).returncode
+    assert pairs == fake.created == written()
+
+
+def test_a_reader_of_standard_error_that_has_gone(
+    start: Start, fake: FakeBraze, gate: Gate
+) -> None:
+    """A batch goes on when nobody reads its progress any more, as after ``2>&1 | head -n 1``."""
+    fake.daily_limit = 100
+    fake.fault_for = lambda request: Fault(delay=gate.event) if len(fake.requests) > 4 else None
+    pairs = calendar(40)
+    batch = start(*BATCH)
+    assert batch.stderr is not None
+    first = batch.stderr.readline()
+    batch.stderr.close()
+    gate.open()
+
+    assert (0, "4 of 40 rows, 96 of 100 left\n") == (batch.wait(), first)
     assert pairs == fake.created == written()
 
 
@@ -211,85 +225,133 @@ def test_a_summary_that_cannot_be_written(redirected: Redirected, fake: FakeBraz
 # --- signals -------------------------------------------------------------------------------------
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def said(batch: Process, beginning: str) -> str:
+    """The next line on standard error that begins so."""
+    assert batch.stderr is not None
+    while not (line := batch.stderr.readline()).startswith(beginning):
+        assert line, f"standard error has ended without {beginning!r}"
+    return line
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_it_lets_the_request_end_that_is_under_way(
-    start: Start, fake: FakeBraze, stop: signal.Signals
+    start: Start, fake: FakeBraze, gate: Gate, stop: signal.Signals
 ) -> None:
     """Exit code 130; its line is there, and nothing after it; a rerun does the rest."""
     calendar(4)
-    fake.daily_limit, fake.latency = 100, 0.5
+    fake.daily_limit = 100
+    fake.script(None, Fault(stall=gate.event))
     batch = start(*BATCH)
     wait_until(lambda: len(fake.requests) == 2)
     batch.send_signal(stop)
-    out, err = batch.communicate(timeout=20)
+    line = said(batch, "stopping: ")
+    gate.open()
+    out, err = batch.communicate()
 
     assert (130, "") == (batch.returncode, out)
+    assert "stopping: what is under way may end; Ctrl-C once more ends it at once\n" == line
     assert 2 == len(fake.created) == len(written()) == len(fake.requests)
-    assert "stopping: what is under way may end; Ctrl-C once more ends it at once\n" in err
     assert err.endswith("2 left: the same command goes on from here\n")
-    fake.latency = 0.0
-    assert 0 == start(*BATCH).wait(20)
+    assert 0 == start(*BATCH).wait()
     assert fake.created == written()
     assert 4 == len(fake.requests)
 
 
-def test_interrupted_twice_it_ends_at_once(start: Start, fake: FakeBraze) -> None:
+def test_where_sigint_is_ignored_sigterm_stops_it(
+    start: Start, fake: FakeBraze, gate: Gate
+) -> None:
+    """A batch that was started with SIGINT ignored goes on after it, and stops at SIGTERM."""
+    calendar(4)
+    fake.daily_limit = 100
+
+    def interrupt(request: object) -> Fault | None:
+        if len(fake.requests) == 1:
+            batch.send_signal(signal.SIGINT)
+        return Fault(stall=gate.event) if len(fake.requests) == 2 else None
+
+    fake.fault_for = interrupt
+    batch = start(*BATCH, no_sigint=True)
+    wait_until(lambda: len(fake.requests) == 2)
+    batch.send_signal(signal.SIGTERM)
+    said(batch, "stopping: ")
+    gate.open()
+
+    assert 130 == batch.wait()
+    assert 2 == len(fake.created) == len(written()) == len(fake.requests)
+
+
+def test_interrupted_twice_it_ends_at_once(
+    start: Start, fake: FakeBraze, gate: Gate, clock: SharedClock
+) -> None:
     """The rerun asks again for what was under way, which costs nothing more."""
     calendar(3)
-    fake.daily_limit, fake.latency = 100, 3600.0
-    batch = start(*BATCH, "--timeout", "1")
+    fake.daily_limit = 100
+    fake.script(Fault(stall=gate.event))  # it is never opened, and no timeout passes
+    batch = start(*BATCH)
     wait_until(lambda: len(fake.requests) == 1)
     batch.send_signal(signal.SIGINT)
-    assert batch.stderr is not None
-    assert batch.stderr.readline().startswith("stopping: ")
+    said(batch, "stopping: ")
     batch.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    assert 130 == batch.wait(20)
-    assert time.monotonic() - started < 0.9
-    fake.latency = 0.0
-    assert 0 == start(*BATCH).wait(30)
+
+    assert 130 == batch.wait()
+    assert [] == written()
+    clock.advance(LEASE)
+    assert 0 == start(*BATCH).wait()
     assert 3 == len(set(fake.created)) == len(fake.created)
-    assert fake.created == written()
+    assert (4, fake.created) == (len(fake.requests), written())
 
 
-def test_a_wait_for_quota_ends_at_ctrl_c(start: Start, fake: FakeBraze) -> None:
-    """Nothing is under way, so it ends at once."""
+def test_a_wait_for_quota_ends_at_ctrl_c(start: Start, fake: FakeBraze, clock: SharedClock) -> None:
+    """Nothing is under way, so it ends, though the quota is never back."""
     calendar(3)
     batch = start(*BATCH, "--wait")
-    assert batch.stderr is not None
-    while not (line := batch.stderr.readline()).startswith("waiting for quota: it resets "):
-        assert line
+    wait_until(lambda: len(written()) == 2)
+    clock.advance(LOOK)
+    said(batch, "waiting for quota: it resets ")
     batch.send_signal(signal.SIGINT)
 
-    assert 130 == batch.wait(20)
+    assert 130 == batch.wait()
     assert (2, 2) == (len(fake.requests), len(written()))
 
 
 # --- kill -9 -------------------------------------------------------------------------------------
 
 
-def test_killed_30_times_every_row_is_there_once(start: Start, emulator: Emulator) -> None:
-    """On the emulator and in the output, whatever the moment was."""
-    pairs = calendar(800)
-    env, stop = emulator("--daily-limit", "10000", "--latency", "0.01")
-    for _ in range(30):
-        batch = start(*BATCH, "--timeout", "0.5", "--quiet", env=env)
-        time.sleep(
-            random.uniform(0.2, 1.7)
-        )  # it starts, sends, or waits for what the last one held
-        batch.kill()
-        assert -signal.SIGKILL == batch.wait(10)
-    assert 30 < len(written()) < len(pairs)
-    code = start(*BATCH, "--timeout", "0.5", "--quiet", env=env).wait(60)
+@pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.long)])
+def test_killed_at_any_moment_every_row_is_there_once(
+    start: Start, fake: FakeBraze, gate: Gate, clock: SharedClock, kills: int
+) -> None:
+    """On the emulator and in the output, whatever the moment was: before the first request, amid
+    one that was or was not handled, or between two."""
+    fake.daily_limit = 10_000
+    rows = 20 * kills
+    pairs = calendar(rows)
 
-    assert 0 == code
+    def killed(after: int, hang: Fault) -> None:
+        """Run it, and kill it when so many requests have arrived; it gets a few more at most."""
+        arrived, last = 0, after + random.randrange(1, 4)
+
+        def fault_for(request: object) -> Fault | None:
+            nonlocal arrived
+            arrived += 1
+            return hang if arrived >= last else None
+
+        fake.fault_for = fault_for
+        batch = start(*BATCH, "--quiet")
+        wait_until(lambda: arrived >= after or batch.poll() is not None)
+        batch.kill()
+        assert -signal.SIGKILL == batch.wait()
+        clock.advance(LEASE)
+
+    hangs = [Fault(delay=gate.event), Fault(stall=gate.event)]
+    killed(12, hangs[0])
+    for _ in range(kills - 1):
+        killed(random.randrange(12), random.choice(hangs))
+    assert 10 <= len(written()) < rows
+    fake.fault_for = None
+    gate.open()
+    last = start(*BATCH, "--quiet")
+
+    assert ("", "", 0) == (*last.communicate(), last.returncode)
     assert Counter(pairs) == Counter(written())
-    last = stop()
-    assert ", 800 created, 0 over quota" in last
+    assert (Counter(pairs), 0) == (Counter(fake.created), fake.refused)

@@ -5,30 +5,30 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from braze_sends.testing import FakeBraze
-from tests.cli.conftest import KEY, Redirected, Start
+from tests.cli.conftest import KEY, Process, Redirected, Start
+from tests.waiting import wait_until
 
 
-def ended(process: subprocess.Popen[str], input: str | None = None) -> tuple[int, str, str]:  # noqa: A002  # as in communicate
+def ended(process: Process, input: str | None = None) -> tuple[int, str, str]:  # noqa: A002  # as in communicate
     """Exit code, stdout and stderr of a process that ends; no traceback, no key."""
-    out, err = process.communicate(input, timeout=20)
+    out, err = process.communicate(input)
     assert "Traceback" not in err
     assert KEY not in out + err
     return process.returncode, out, err
 
 
+@pytest.mark.parametrize("real_time", [True, False])
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_emulator_and_create(start: Start, stop: signal.Signals) -> None:
+def test_emulator_and_create(start: Start, stop: signal.Signals, real_time: bool) -> None:
     """A script can start the emulator, read its URL, use it, and stop it."""
-    emulator = start("emulator", "--daily-limit", "1", "--api-key", "made-up")
+    emulator = start("emulator", "--daily-limit", "1", "--api-key", "made-up", real_time=real_time)
     assert emulator.stdout is not None
     url = emulator.stdout.readline().rstrip("\n")
     env = {"BRAZE_API_KEY": "made-up", "BRAZE_BASE_URL": url}
@@ -46,6 +46,20 @@ def test_emulator_and_create(start: Start, stop: signal.Signals) -> None:
     assert (0, "") == (known[0], known[2])
     assert (0, "") == (code, rest)
     assert err.endswith("2 requests, 1 created, 1 over quota\n")
+
+
+def test_emulator_where_sigint_is_ignored(start: Start) -> None:
+    """An emulator that was started with SIGINT ignored goes on after it, and ends by SIGTERM."""
+    emulator = start("emulator", "--api-key", "made-up", no_sigint=True)
+    assert emulator.stdout is not None
+    url = emulator.stdout.readline().rstrip("\n")
+    emulator.send_signal(signal.SIGINT)
+    env = {"BRAZE_API_KEY": "made-up", "BRAZE_BASE_URL": url}
+    code, created, _ = ended(start("create", "c", "--send-id", "s", env=env))
+    emulator.send_signal(signal.SIGTERM)
+
+    assert (0, "s\n") == (code, created)
+    assert (0, "") == ended(emulator)[:2]
 
 
 FULL = "error: standard output cannot be written: No space left on device"
@@ -95,7 +109,7 @@ def test_ctrl_c_ends_a_wait_for_quota(start: Start, fake: FakeBraze) -> None:
     """Ctrl-C ends a create that waits for the next window."""
     fake.daily_limit = 0
     create = start("create", "c", "--send-id", "story-1", "--max-wait", "inf")
-    wait_until_refused(fake)
+    wait_until(lambda: fake.refused)
     create.send_signal(signal.SIGINT)
     code, out, err = ended(create)
 
@@ -127,7 +141,7 @@ def test_prompt_hides_the_key(start: Start, fake: FakeBraze) -> None:
     while b"Braze API key: " not in shown:
         shown += os.read(ours, 1024)
     os.write(ours, f"{KEY}\n".encode())
-    out, _ = create.communicate(timeout=20)
+    out, _ = create.communicate()
     try:
         while more := os.read(ours, 1024):
             shown += more
@@ -139,10 +153,3 @@ def test_prompt_hides_the_key(start: Start, fake: FakeBraze) -> None:
     assert [("c", out.strip())] == fake.created
     assert b"created, 1 of 2 left until " in shown
     assert KEY.encode() not in shown
-
-
-def wait_until_refused(fake: FakeBraze) -> None:
-    """Wait until the emulator has refused a request."""
-    deadline = time.monotonic() + 20
-    while not fake.refused and time.monotonic() < deadline:
-        time.sleep(0.005)

@@ -15,6 +15,7 @@ import pytest
 from braze_sends import QuotaStatus, RateLimit, StoreError
 from braze_sends.cli.progress import Progress
 from braze_sends.testing import run_virtual
+from tests.clocks import NOON
 
 
 class Braze:
@@ -33,7 +34,7 @@ class Braze:
 
 
 def resets(hours: float) -> datetime:
-    return datetime.now(UTC) + timedelta(hours=hours, seconds=0.5)
+    return datetime.fromtimestamp(NOON, UTC) + timedelta(hours=hours)
 
 
 def used_up(hours: float = 5) -> QuotaStatus:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import select
 import signal
 import sqlite3
 import sys
@@ -21,6 +22,8 @@ from braze_sends import Creations, QuotaStatus, SendsClient, StoreError
 from braze_sends.cli import quota as module
 from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import Run, Start
+from tests.clocks import SharedClock
+from tests.waiting import wait_until
 
 RESET = datetime(2026, 11, 23, tzinfo=UTC)
 NOW = datetime(2026, 11, 22, 14, 48, tzinfo=UTC)
@@ -117,12 +120,10 @@ def test_known_quota(run: Run, fake: FakeBraze, store: str) -> None:
     assert requests == len(fake.requests)
 
 
-def test_json(run: Run, fake: FakeBraze, store: str) -> None:
+def test_json(run: Run, clock: SharedClock, store: str) -> None:
     """``--json`` prints one object, with times in UTC."""
     before = json.loads(run("quota", "--json").stdout)
-    now = time.time()
-    hour = datetime.fromtimestamp(now // 3600 * 3600, UTC)
-    fake.clock_offset = 60 - now % 3600  # no hour ends while this runs
+    now = datetime.fromtimestamp(clock(), UTC)
     run("create", "c", "--store", store)
     result = run("quota", "--json", "--store", store)
     after = json.loads(result.stdout)
@@ -130,7 +131,7 @@ def test_json(run: Run, fake: FakeBraze, store: str) -> None:
     assert (False, None, None, []) == tuple(
         before[name] for name in ("known", "resets_at", "used", "creations")
     )
-    assert datetime.fromisoformat(after.pop("resets_at")) > datetime.now(UTC)
+    assert now + timedelta(hours=12) == datetime.fromisoformat(after.pop("resets_at"))
     assert {
         "known": True,
         "limit": 2,
@@ -138,13 +139,16 @@ def test_json(run: Run, fake: FakeBraze, store: str) -> None:
         "in_flight": 0,
         "unconfirmed": 0,
         "used": 1,
-        "creations": [{"campaign_id": "c", "hour": hour.isoformat(), "count": 1}],
+        "creations": [{"campaign_id": "c", "hour": now.isoformat(), "count": 1}],
     } == after
     assert 1 == result.stdout.count("\n")
 
 
-def test_unconfirmed_is_no_creation(run: Run, fake: FakeBraze, store: str) -> None:
+def test_unconfirmed_is_no_creation(
+    run: Run, fake: FakeBraze, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A send of which nobody knows whether it was created is not shown as created."""
+    monkeypatch.setattr("braze_sends.retry._backoff", lambda state: 0.0)
     fake.script(Fault(drop="after"), Fault(drop="after"), Fault(drop="after"))
     assert 1 == run("create", "c", "--store", store).exit_code
     told = json.loads(run("quota", "--json", "--store", store).stdout)
@@ -338,9 +342,11 @@ def test_what_is_left_has_the_colour_of_a_traffic_light(remaining: int, style: s
 # --- watch ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[QuotaStatus | StoreError]:
-    """What one look after the other shows; then comes Ctrl-C."""
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+def looks(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> list[QuotaStatus | StoreError]:
+    """What one look after the other shows; then comes Ctrl-C, or SIGTERM."""
     looks: list[QuotaStatus | StoreError] = [
         quota_of(resets_at=RESET, remaining=2),
         StoreError("the store is away"),
@@ -351,21 +357,21 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[QuotaStatus | StoreError]:
     async def look(_: Any) -> QuotaStatus:
         seen = next(rest, None)
         if seen is None:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(request.param)
             return quota_of()
         if isinstance(seen, StoreError):
             raise seen
         return seen
 
     monkeypatch.setattr(SendsClient, "quota", look)
-    monkeypatch.setattr(module, "REFRESH", 0.001)
+    monkeypatch.setattr(module, "REFRESH", 0.0)
     return looks
 
 
 @pytest.mark.usefixtures("looks")
 def test_watch(run: Run) -> None:
     """A block for each look with an empty line between; a store that is away is told, and asked
-    again; Ctrl-C is the normal end."""
+    again; Ctrl-C or SIGTERM is the normal end."""
     result = run("quota", "--watch")
     blocks = result.stdout.split("\n\n")
 
@@ -396,7 +402,7 @@ def test_watch_opens_the_store_once(
     async def look(braze: SendsClient) -> QuotaStatus:
         clients.append(braze)
         if len(clients) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return await quota(braze)
 
     def open_database(*args: Any, **options: Any) -> sqlite3.Connection:
@@ -405,7 +411,7 @@ def test_watch_opens_the_store_once(
 
     monkeypatch.setattr(SendsClient, "quota", look)
     monkeypatch.setattr(sqlite3, "connect", open_database)
-    monkeypatch.setattr(module, "REFRESH", 0.001)
+    monkeypatch.setattr(module, "REFRESH", 0.0)
     result = run("quota", "--watch", "--store", store)
 
     assert (0, 1, 1) == (result.exit_code, len(set(clients)), len(opened))
@@ -472,18 +478,39 @@ def test_json_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 # --- as a process of its own ---------------------------------------------------------------------
 
 
-def test_watch_in_a_pipe(run: Run, start: Start, store: str) -> None:
-    """Each block is there when it is printed, in an encoding that cannot carry blocks too; SIGINT
-    ends it with exit code 0."""
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_watch_in_a_pipe(run: Run, start: Start, store: str, stop: signal.Signals) -> None:
+    """Each block is there when it is printed, in an encoding that cannot carry blocks too; Ctrl-C
+    or SIGTERM ends it with exit code 0."""
     run("create", "c", "--store", store)
     watch = start("quota", "--watch", "--store", store, env={"PYTHONIOENCODING": "ascii"})
     assert watch.stdout is not None
     lines = [watch.stdout.readline() for _ in range(13)]
-    watch.send_signal(signal.SIGINT)
-    out, err = watch.communicate(timeout=20)
+    watch.send_signal(stop)
 
-    assert (0, "", "") == (watch.returncode, out, err)
+    assert ("", "", 0) == (*watch.communicate(), watch.returncode)
     assert ["Limit         2\n", "1  c  ########################\n"] == [lines[0], lines[-1]]
+
+
+def test_watch_where_sigint_is_ignored(start: Start, clock: SharedClock, store: str) -> None:
+    """A watch that was started with SIGINT ignored goes on after it, and ends by SIGTERM."""
+    watch = start("quota", "--watch", "--json", "--store", store, no_sigint=True)
+    out = watch.stdout
+    assert out is not None
+    first = out.readline()
+    watch.send_signal(signal.SIGINT)
+
+    def looked_again() -> bool:
+        clock.advance(module.REFRESH)  # again and again: it may not have begun to wait
+        return bool(select.select([out], [], [], 0)[0])
+
+    wait_until(looked_again)
+    second = out.readline()
+    watch.send_signal(signal.SIGTERM)
+
+    assert ("", "", 0) == (*watch.communicate(), watch.returncode)
+    assert first == second
+    assert 100 == json.loads(first)["limit"]
 
 
 def test_watch_on_a_terminal(run: Run, start: Start, store: str) -> None:
@@ -497,7 +524,7 @@ def test_watch_on_a_terminal(run: Run, start: Start, store: str) -> None:
     while b"Ctrl-C ends it" not in shown:
         shown += os.read(ours, 4096)
     watch.send_signal(signal.SIGINT)
-    _, err = watch.communicate(timeout=20)
+    _, err = watch.communicate()
     with contextlib.suppress(OSError):  # Linux: the other end is closed
         while more := os.read(ours, 4096):
             shown += more

@@ -7,9 +7,8 @@ import errno
 import io
 import json
 import os
+import select
 import tempfile
-import threading
-import time
 import tracemalloc
 from typing import Any
 
@@ -322,22 +321,25 @@ def test_file_that_cannot_be_read() -> None:
         read(Damaged(HEADER), print, name="mem")
 
 
-def test_pipe_that_does_not_wait() -> None:
+def test_pipe_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe that is empty and was made non-blocking is waited for, also within a BOM."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
 
-    def fill() -> None:
-        for piece in (b"\xef\xbb", b"\xbfcampaign_id,send", b"_id\nc,s"):
-            time.sleep(0.02)
-            os.write(writer, piece)
-        os.close(writer)
+    pieces = [b"\xef\xbb", b"\xbfcampaign_id,send", b"_id\nc,s"]
+    wait = select.select
 
-    filling = threading.Thread(target=fill)
-    filling.start()
+    def fill_and_wait(*files: Any) -> Any:
+        """What comes next comes while the pipe is waited for."""
+        if pieces:
+            os.write(writer, pieces.pop(0))
+        else:
+            os.close(writer)
+        return wait(*files)
+
+    monkeypatch.setattr(select, "select", fill_and_wait)
     with open(reader, "rb") as file, read(file, print) as rows:
         assert [CreateSendId("c", "s")] == list(rows)
-    filling.join()
 
 
 @pytest.mark.parametrize("rows", [1, 5000])

@@ -8,11 +8,13 @@ import attrs
 import pytest
 
 from braze_sends import MemoryStore
+from braze_sends.quota import redis
 from braze_sends.quota.bucket import Bucket
 from braze_sends.quota.redis import RedisStore
 from braze_sends.quota.sqlite import SQLiteStore
 from braze_sends.quota.store import Store
 from braze_sends.testing.store_conformance import FULL, StoreConformance
+from tests.waiting import PATIENCE
 
 
 class TestMemoryStore(StoreConformance):
@@ -41,8 +43,11 @@ class TestRedisStore(StoreConformance):
     """Two clients of one server."""
 
     @pytest.fixture(autouse=True)
-    def _url(self, redis_url: str) -> None:
+    def _url(self, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.url = redis_url
+        # No server is too slow.
+        monkeypatch.setattr(redis, "COMMAND_TIMEOUT", PATIENCE)
+        monkeypatch.setattr(redis, "CONTENTION_TIMEOUT", PATIENCE)
 
     async def open(self) -> Store:
         return RedisStore(self.url)
