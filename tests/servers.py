@@ -88,20 +88,21 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers. Restarted, it listens where it did before."""
+        fixed = self._port
         # Somebody else may take the free port first; then with another one.
-        while not self._started(self._port or free_port()):
-            pass
+        while not self._started(fixed or free_port()):
+            assert fixed is None, f"port {fixed} was taken"
 
     def _started(self, port: int) -> bool:
         process = subprocess.Popen(
             [binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
             stdout=subprocess.DEVNULL,
         )
+        self._process = process  # from now on ``stop`` ends it
         wait_until(lambda: process.poll() is not None or _listens(port, process.pid))
         if process.poll() is not None:
             return False
-        self._port, self._process = port, process
-        self.url = f"redis://127.0.0.1:{port}/0"
+        self._port, self.url = port, f"redis://127.0.0.1:{port}/0"
         return True
 
     def stop(self) -> None:
@@ -112,7 +113,11 @@ class RedisServer:
             self._process = None
 
     def __enter__(self) -> RedisServer:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(

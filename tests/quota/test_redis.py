@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as TimedOut
 
 from braze_sends import ConfigurationError, SendId, SendsClient, StoreError, open_store
 from braze_sends.quota import redis as module
@@ -494,6 +495,26 @@ async def test_a_state_that_is_never_left_alone_is_told(
         await store.transact(workspace, [], increment)
     await store.close()
     await other.close()
+
+
+async def test_a_connection_that_does_not_close_in_time_is_let_go(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing a store raises nothing, and the store opens again."""
+
+    close = Redis.aclose
+
+    async def stuck(self: Redis) -> None:
+        await close(self)
+        raise TimedOut("Timed out closing connection after 5.0")
+
+    store = RedisStore(redis_url)
+    await store.transact("w", [], increment)
+    with monkeypatch.context() as patch:
+        patch.setattr(Redis, "aclose", stuck)
+        await store.close()
+    assert 2 == await store.transact("w", [], increment)
+    await store.close()
 
 
 # --- clocks ---
