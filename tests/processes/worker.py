@@ -231,7 +231,7 @@ class _Doing:
             doing._busy -= 1
             doing._sent.add(_request.get())
 
-        hooks = [
+        hooks: list[contextlib.AbstractContextManager[Any]] = [
             patch.object(Transport, "send", clocked),
             patch.object(Exchange, "start", leaves),
             patch("braze_sends.transport._user_agent", _request.get),
