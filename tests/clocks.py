@@ -129,6 +129,7 @@ def go_by(clock: Callable[[], float]) -> None:
     """Put ``clock`` in place of this process's clocks, for good. Before braze_sends is imported,
     which binds some of them."""
     time.time = time.monotonic = clock
+    time.clock_gettime = lambda _: clock()
 
     def new_loop() -> asyncio.AbstractEventLoop:
         return ClockLoop(clock)

@@ -30,7 +30,7 @@ from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import KEY, Run
 from tests.clocks import NOON, SharedClock
 from tests.servers import free_port
-from tests.waiting import PATIENCE
+from tests.waiting import LOOK, PATIENCE
 
 T = TypeVar("T")
 
@@ -650,19 +650,18 @@ def test_redis_that_is_silent(examine: Callable[..., Told], clock: SharedClock) 
     """A Redis that says nothing is given up."""
 
     def accept_and_say_nothing() -> None:
-        connections.append(server.accept()[0])
-        # Nor do the store's own attempts, each 5 s long, end before the doctor loses patience.
-        clock.advance(module.LONGEST)
+        with server.accept()[0]:
+            while not ended.wait(LOOK):  # closing what was opened may take its time, too
+                clock.advance(module.LONGEST)
 
-    connections: list[socket.socket] = []
+    ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         accepting = threading.Thread(target=accept_and_say_nothing)
         accepting.start()
         told = examine("--store", f"redis://:pa55@127.0.0.1:{port}/0")
+        ended.set()
         accepting.join(PATIENCE)
-    for connection in connections:
-        connection.close()
 
     detail = f"redis://127.0.0.1:{port}/0: no answer within 8 s; is the server up, "
     assert told["Store"][1].startswith(detail)

@@ -122,7 +122,8 @@ def test_ctrl_c_ends_a_wait_for_quota(start: Start, fake: FakeBraze) -> None:
 
 def test_ctrl_c_ends_a_demo(start: Start) -> None:
     """Ctrl-C ends the demo."""
-    demo = start("demo")
+    # In real time, since what is under way ends when its emulator answers.
+    demo = start("demo", real_time=True)
     assert demo.stdout is not None
     assert demo.stdout.readline().startswith("Asking an emulator")
     demo.send_signal(signal.SIGINT)
