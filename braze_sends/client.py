@@ -82,16 +82,22 @@ class SendsClient:
         daily_limit: int | None = None,
         send_id_factory: Callable[[], str] | None = new_send_id,
     ) -> None:
-        self._settings = Settings.of(
-            os.environ,
-            api_key=api_key,
-            base_url=base_url,
-            workspace=workspace,
-            max_retries=max_retries,
-            max_rate_limit_wait=max_rate_limit_wait,
-            daily_limit=daily_limit,
-            send_id_factory=send_id_factory,
-        )
+        try:
+            self._settings = Settings.of(
+                os.environ,
+                api_key=api_key,
+                base_url=base_url,
+                workspace=workspace,
+                max_retries=max_retries,
+                max_rate_limit_wait=max_rate_limit_wait,
+                daily_limit=daily_limit,
+                send_id_factory=send_id_factory,
+            )
+        except ConfigurationError as error:
+            # Without the frames below, which hold the key and the environment.
+            raise error.with_traceback(None) from None
+        finally:
+            del api_key  # some tools print the locals of a traceback
         store = os.environ.get("BRAZE_SENDS_STORE") or None if store is None else store
         self._owns_store = store is None or isinstance(store, str)
         if isinstance(store, str):
@@ -107,6 +113,8 @@ class SendsClient:
         self._closed = False
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_closed"):
+            return "<SendsClient that was not made: an argument is unusable>"
         settings = self._settings
         return (
             f"<SendsClient base_url={settings.base_url!r} workspace={settings.workspace!r} "

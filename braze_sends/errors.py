@@ -105,7 +105,24 @@ class StoreError(BrazeSendsError):
 
 
 class APIConnectionError(BrazeSendsError):
-    """No answer came: refused, reset, or broken off. ``quota_spent`` tells if it had been sent."""
+    """No answer came: refused, reset, or broken off. ``quota_spent`` tells if it had been sent.
+
+    Attributes:
+        permanent: another attempt would fail in the same way, so none is made: the server's TLS
+            certificate failed verification.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        permanent: bool = False,
+        quota_spent: bool | None = False,
+        campaign_id: str | None = None,
+        send_id: str | None = None,
+    ) -> None:
+        super().__init__(message, quota_spent=quota_spent, campaign_id=campaign_id, send_id=send_id)
+        self.permanent = permanent
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
@@ -117,7 +134,8 @@ class APIResponseError(BrazeSendsError):
 
     Attributes:
         status_code: the HTTP status.
-        errors: the items of Braze's ``errors`` list, strings or objects, cleaned of the key.
+        errors: the items of Braze's ``errors`` list, strings or objects, cleaned as the message is
+            of the key and of control characters, and cut off where they get long.
         request_id: Braze's ``X-Request-Id``, which its support asks for.
         rate_limit: the rate-limit headers of the answer, or ``None``.
         retry_after: seconds after which the answer asks to come back, or ``None``.

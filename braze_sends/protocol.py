@@ -42,6 +42,12 @@ _NOT_JSON = object()
 #: No documented answer comes near; more is not read.
 MAX_BODY = 1024 * 1024
 
+#: Characters that an error keeps of one text of an answer, and of its ``errors`` in all.
+MAX_TEXT, MAX_ERRORS = 1000, 10_000
+
+#: How many of an answer's ``errors`` are searched for words.
+_SEARCHED = 100
+
 #: Braze does not publish a bound for campaign identifiers; theirs are 36 characters.
 MAX_CAMPAIGN_ID_LENGTH = 256
 
@@ -78,12 +84,14 @@ class NoReply:
         sent: whether any byte of the request's body was written; if not, Braze cannot know of it.
         timed_out: whether the attempt's timeout passed.
         headers: those of an answer that broke off after its head; else empty.
+        permanent: whether another attempt would fail in the same way.
     """
 
     reason: str
     sent: bool
     timed_out: bool = False
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    permanent: bool = False
 
 
 @attrs.frozen
@@ -176,6 +184,7 @@ def parse_response(
         failure = APITimeoutError if reply.timed_out else APIConnectionError
         raise failure(
             reply.reason,
+            permanent=reply.permanent,
             quota_spent=None if reply.sent else False,
             campaign_id=request.campaign_id,
             send_id=request.send_id,
@@ -183,7 +192,7 @@ def parse_response(
     answer = _json(reply)
     kind: type[APIResponseError]
     if 200 <= reply.status < 300:
-        send = _created(request, headers, answer) or _queued(request, reply, headers, answer)
+        send = _created(request, headers, answer, key) or _queued(request, reply, headers, answer)
         if send is not None:
             return send
         kind = APIResponseValidationError
@@ -195,12 +204,17 @@ def parse_response(
     raise _error(kind, request, reply, headers, key, answer)
 
 
-def _created(request: CreateSendId, headers: AnswerHeaders, answer: object) -> SendId | None:
+def _created(
+    request: CreateSendId, headers: AnswerHeaders, answer: object, key: ApiKey
+) -> SendId | None:
     try:
         body = _converter.structure(answer, _Body)
     except (BaseValidationError, TypeError, ValueError, KeyError, AttributeError):
         return None
-    if not body.send_id.strip():
+    # The caller's own name is fine, whatever the key: a test's key may well be part of it.
+    if body.send_id != request.send_id and (
+        _problem(body.send_id, MAX_SEND_ID_LENGTH) or key.scrub(body.send_id) != body.send_id
+    ):
         return None
     return SendId(
         campaign_id=request.campaign_id,
@@ -278,9 +292,9 @@ def says_it_exists(error: BrazeSendsError) -> bool:
     """
     if not isinstance(error, BadRequestError):
         return False
-    texts = [error.message, *(json.dumps(item) for item in error.errors)]
+    texts = [error.message, *(json.dumps(item) for item in error.errors[:_SEARCHED])]
     # sendId, send_id and send-id are read as "send id".
-    texts = [re.sub(r"[_-]|(?<=[a-z])(?=[A-Z])", " ", text).lower() for text in texts]
+    texts = [re.sub(r"[_-]|(?<=[a-z])(?=[A-Z])", " ", text[:MAX_TEXT]).lower() for text in texts]
     return any(_NAMES_A_SEND.search(text) and _EXISTS.search(text) for text in texts)
 
 
@@ -303,21 +317,36 @@ def _json(reply: Reply) -> object:
 
 
 def _clean(answer: object, key: ApiKey) -> object:
-    """JSON without the key in any of its strings; ``_NOT_JSON`` if it is nested too deeply."""
+    """The message and the errors of an answer, as far as they are kept and fit to be shown.
+
+    ``None`` if it is no object; ``_NOT_JSON`` if it is nested too deeply.
+    """
+    room = MAX_ERRORS
 
     def clean(value: object) -> object:
+        nonlocal room
+        room -= 1
         if isinstance(value, str):
-            return key.scrub(value)
+            text = _printable(key.scrub(value)[: max(0, min(room, MAX_TEXT))])
+            room -= len(text)
+            return text
         if isinstance(value, list):
-            return [clean(item) for item in value]
+            return [clean(item) for item in value if room > 0]
         if isinstance(value, dict):
-            return {key.scrub(name): clean(item) for name, item in value.items()}
+            return {clean(name): clean(item) for name, item in value.items() if room > 0}
         return value
 
+    if not isinstance(answer, dict):
+        return answer if answer is _NOT_JSON else None
     try:
-        return clean(answer)
+        return {name: clean(answer.get(name)) for name in ("message", "errors")}
     except RecursionError:
         return _NOT_JSON
+
+
+def _printable(text: str) -> str:
+    # Others act on a terminal or a log, cannot be seen, or, surrogates, cannot be encoded.
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _error(

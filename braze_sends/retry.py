@@ -30,7 +30,7 @@ _backoff = wait_random_exponential(multiplier=0.5, max=8)
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may fare better later."""
     if isinstance(error, APIConnectionError):
-        return True
+        return not error.permanent
     if not isinstance(error, APIResponseError):
         return False
     # Text that is no JSON is not of Braze's making, but of a CDN or proxy that could not reach it.

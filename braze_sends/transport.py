@@ -19,6 +19,18 @@ from braze_sends.settings import ApiKey, checked_seconds
 #: aiohttp's own default, for a ``ClientTimeout`` that sets no total: an attempt has to end.
 DEFAULT_TOTAL = 300.0
 
+_NETRC = (
+    "the session passed has trust_env=True, and .netrc has credentials for this host; Braze takes "
+    "the API key alone: remove the entry (a default entry is for every host), or pass a session "
+    "without trust_env, with proxy=… if it needs one"
+)
+
+_UNTRUSTED = (
+    ". If the certificate is that of a proxy or of a CA of your own, name the CA's file in "
+    "SSL_CERT_FILE before the program starts, or pass a session whose connector has an ssl context "
+    "that trusts it"
+)
+
 
 class NotSentError(aiohttp.ClientError):
     """Raised in place of the first byte."""
@@ -138,7 +150,7 @@ class Transport:
         """
         session = self._session or await self._open()
         headers: dict[str, str] = {}
-        reason, timed_out, unusable = "", False, False
+        reason, problem, timed_out, permanent = "", "", False, False
         try:
             async with session.post(
                 self._url,
@@ -158,17 +170,20 @@ class Transport:
                 content, too_long = await _read(response)
                 return Reply(response.status, headers, content, too_long)
         except TimeoutError as error:  # aiohttp's total timeout is no ClientError
-            reason, timed_out = _reason(error, "no answer within the timeout"), True
+            timed_out = True
+            reason = _reason(error, "no answer within the timeout", exchange.sent)
         except (aiohttp.ClientError, OSError) as error:
-            reason = exchange.withheld or _reason(error, "the connection failed")
-        except RuntimeError as error:
-            unusable = session.closed or str(error) == "Event loop is closed"
-            if exchange.sent or not unusable:
+            permanent = isinstance(error, aiohttp.ClientConnectorCertificateError)
+            reason = exchange.withheld or _reason(error, "the connection failed", exchange.sent)
+            reason += _UNTRUSTED if permanent else ""
+        except (RuntimeError, ValueError) as error:
+            problem = _problem(error, session)
+            if exchange.sent or not problem:
                 raise
         # Raised from here, our error has no context: aiohttp's frames hold the header with the key.
-        if unusable:
-            raise ConfigurationError("the session passed is closed, or its event loop has ended")
-        return NoReply(self._key.scrub(reason), exchange.sent, timed_out, headers)
+        if problem:
+            raise ConfigurationError(problem)
+        return NoReply(self._key.scrub(reason), exchange.sent, timed_out, headers, permanent)
 
     def detach(self) -> None:
         """Forget the session of an event loop that has ended."""
@@ -223,7 +238,23 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
     return b"".join(chunks), False
 
 
-def _reason(error: BaseException, what: str) -> str:
+def _problem(error: Exception, session: aiohttp.ClientSession) -> str:
+    """What is wrong with the session passed, if aiohttp refuses to send with it; else empty."""
+    # aiohttp has no classes for these errors, hence their words. With ``trust_env`` it looks for
+    # the host in .netrc. Only a middleware could put our header over that, and a middleware that
+    # is passed with a request replaces those of the session.
+    if isinstance(error, ValueError):
+        return _NETRC if str(error).startswith("Cannot combine AUTHORIZATION header") else ""
+    if session.closed or str(error) == "Event loop is closed":
+        return "the session passed is closed, or its event loop has ended"
+    return ""
+
+
+def _reason(error: BaseException, what: str, sent: bool) -> str:
     # The system's own words alone: aiohttp's may quote an answer, or a proxy with its password.
-    said = error.strerror if isinstance(error, OSError) and error.strerror else None
-    return f"{what} ({type(error).__name__}{f': {said}' if said else ''})"
+    said = [type(error).__name__]
+    if isinstance(error, aiohttp.ClientConnectorError):
+        said.append(error.host)
+    if isinstance(error, OSError) and error.strerror:
+        said.append(error.strerror)
+    return f"{what} ({': '.join(said)}){'' if sent else '; nothing was sent'}"

@@ -75,14 +75,17 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A server of our own on a free port, without persistence: restarted, it is empty.
+    """A server of our own on a free port. It saves nothing by itself: restarted, it is empty, or as
+    it was at the last ``SAVE``.
 
     Args:
         port: where to listen; a free port by default.
+        folder: where ``SAVE`` puts its snapshot; without one, do not ask for any.
     """
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(self, port: int | None = None, folder: Path | None = None) -> None:
         self._port = port
+        self._options = [] if folder is None else ["--dir", str(folder)]
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -95,7 +98,7 @@ class RedisServer:
 
     def _started(self, port: int) -> bool:
         process = subprocess.Popen(
-            [binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
+            [binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *self._options],
             stdout=subprocess.DEVNULL,
         )
         self._process = process  # from now on ``stop`` ends it

@@ -52,6 +52,7 @@ VALUES: dict[str, Any] = {
     "request_id": "9d4c0c4e",
     "rate_limit": RateLimit(100, 37, NOON),
     "from_edge": True,
+    "permanent": True,
 }
 
 
@@ -107,6 +108,7 @@ def test_the_tree_is_whole() -> None:
     [
         (BrazeSendsError, {"message", "quota_spent", "campaign_id", "send_id"}),
         (QuotaExhaustedError, {"limit", "remaining", "resets_at", "retry_after"}),
+        (APITimeoutError, {"permanent"}),
         (
             APIStatusError,
             {"status_code", "message", "errors", "request_id", "rate_limit", "retry_after"},

@@ -34,6 +34,8 @@ from braze_sends.headers import LONGEST_WAIT, AnswerHeaders, read
 from braze_sends.protocol import (
     MAX_BODY,
     MAX_CAMPAIGN_ID_LENGTH,
+    MAX_ERRORS,
+    MAX_TEXT,
     NoReply,
     Reply,
     build_body,
@@ -191,6 +193,12 @@ def test_wording_and_unknown_fields_are_ignored(body: bytes) -> None:
     assert "made" == parse(201, body).send_id
 
 
+def test_a_send_id_that_was_asked_for_may_hold_the_key() -> None:
+    """The caller chose both, as tests do, and the answer repeats what was asked."""
+    asked = CreateSendId("campaign", f"{KEY}-1")
+    assert asked.send_id == parse(201, {"send_id": asked.send_id}, request=asked).send_id
+
+
 @pytest.mark.parametrize("status", [200, 201, 202])
 def test_a_queued_create_with_a_name_is_a_queued_send_id(status: int) -> None:
     """Braze took the request and will create the ID that was asked for."""
@@ -230,6 +238,15 @@ def test_a_queued_create_that_contradicts_itself_is_an_error(body: object) -> No
         (b'{"send_id":true}', "no usable send_id", False),
         (b'{"send_id":""}', "no usable send_id", False),
         (b'{"send_id":" \\t"}', "no usable send_id", False),
+        (b'{"send_id":"made "}', "no usable send_id", False),
+        (b'{"send_id":"ma\\u001bde"}', "no usable send_id", False),
+        (b'{"send_id":"ma\\nde"}', "no usable send_id", False),
+        (b'{"send_id":"\\ud800"}', "no usable send_id", False),
+        (b'{"send_id":"m\xc3\xa4de"}', "no usable send_id", False),
+        (b'{"send_id":"' + b"m" * 65 + b'"}', "no usable send_id", False),
+        (b'{"send_id":"' + b"m" * 1_000_000 + b'"}', "no usable send_id", False),
+        (f'{{"send_id":"{KEY}"}}'.encode(), "no usable send_id", False),
+        (f'{{"send_id":"id-{KEY.upper()}"}}'.encode(), "no usable send_id", False),
         (b"{}", "no usable send_id", False),
         (b"[]", "not a JSON object", False),
         (b'"made"', "not a JSON object", False),
@@ -338,6 +355,51 @@ def test_the_answers_own_words_are_kept(
     assert errors == error.errors
 
 
+@pytest.mark.parametrize("status", [201, 400, 500])
+def test_what_would_act_on_a_terminal_is_replaced(status: int) -> None:
+    """The text of an error can be printed and encoded, whatever characters the answer has."""
+    text = "no\x1b[2J\n\x9b1m\u202e\ud800 é✓"
+    clean = "no\ufffd[2J\ufffd\ufffd1m\ufffd\ufffd é✓"
+    error = error_of(status, {"message": text, "errors": [text, {text: [text, 7]}]})
+    assert error.message.endswith(clean)
+    assert (clean, {clean: [clean, 7]}) == error.errors
+    assert str(error).encode("utf-8").decode() == str(error)
+
+
+@pytest.mark.parametrize("status", [201, 400])
+@pytest.mark.parametrize(
+    "errors",
+    [
+        ["x" * 900_000],
+        ["x"] * 200_000,
+        [None] * 200_000,
+        [{"reason": "x" * 500}] * 1500,
+        [dict.fromkeys(map(str, range(50_000)))],
+        [[["x" * 20] * 30] * 30] * 30,
+    ],
+    ids=["text", "texts", "nulls", "objects", "names", "nested"],
+)
+def test_a_long_answer_makes_no_long_error(
+    status: int, errors: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error keeps the beginning of what an answer says, and the rest is not even looked at."""
+    scrub, scrubbed = ApiKey.scrub, 0
+
+    def counted(key: ApiKey, text: str) -> str:
+        nonlocal scrubbed
+        scrubbed += 1
+        return scrub(key, text)
+
+    monkeypatch.setattr(ApiKey, "scrub", counted)
+    error = error_of(status, {"errors": errors, "message": "y" * 100_000})
+    assert error.message.endswith("y" * MAX_TEXT)
+    assert len(error.message) < 2 * MAX_TEXT
+    assert () != error.errors
+    # Every value costs a character of the room, and up to five of punctuation and ``null``.
+    assert len(json.dumps(error.errors)) < 7 * MAX_ERRORS
+    assert scrubbed <= MAX_ERRORS
+
+
 @pytest.mark.parametrize(
     ("body", "from_edge"),
     [(b"", False), (b"  ", False), (b'{"message":"no"}', False), (b"[]", False), (b"<p>", True)],
@@ -381,6 +443,7 @@ def test_no_answer_is_a_connection_error(
     with pytest.raises(APIConnectionError, match=r"^the cable$") as caught:
         parse_response(NAMED, NoReply("the cable", sent, timed_out), TOLD, ApiKey(KEY))
     assert kind is type(caught.value)
+    assert caught.value.permanent is False
     assert quota_spent is caught.value.quota_spent
     assert ("campaign", "asked") == (caught.value.campaign_id, caught.value.send_id)
 
@@ -431,8 +494,9 @@ def test_every_answer_is_a_send_id_or_an_error_of_ours(
         result = error
     if isinstance(result, SendId):
         assert 200 <= status < 300
-        assert "" != result.send_id.strip()
+        assert result.send_id == check_request(CreateSendId("c", result.send_id)).send_id
     else:
+        assert str(result).isprintable()
         again = pickle.loads(pickle.dumps(result))  # noqa: S301  # made just now
         assert str(result) == str(again)
 
@@ -576,6 +640,15 @@ def test_a_send_and_an_existence_in_different_items_do_not_count() -> None:
     """One and the same text has to say both."""
     error = BadRequestError("bad send_id", errors=("A catalog already exists",), status_code=400)
     assert not says_it_exists(error)
+
+
+def test_a_long_list_is_not_searched_to_its_end() -> None:
+    """A 400 with a megabyte of errors costs no time: a hundred are searched, each at its start."""
+    words = "send_id already exists"
+    for errors in (("x",) * 100 + (words,), ("x " * MAX_TEXT + words,), ("x",) * 100 + (object(),)):
+        assert not says_it_exists(BadRequestError("bad", errors=errors, status_code=400))
+    among = ("x",) * 99 + (words,)
+    assert says_it_exists(BadRequestError("bad", errors=among, status_code=400))
 
 
 def test_only_a_400_can_say_that_the_send_exists() -> None:

@@ -35,6 +35,7 @@ BUSY = InternalServerError("busy", status_code=503)
     [
         (APIConnectionError(""), True),
         (APIConnectionError("", quota_spent=None), True),
+        (APIConnectionError("", permanent=True), False),
         (APITimeoutError("", quota_spent=None), True),
         (RateLimitError("", status_code=429), True),
         (InternalServerError("", status_code=500), True),

@@ -10,6 +10,7 @@ import pickle
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
@@ -302,6 +303,62 @@ async def test_a_closed_session_does_not_show_the_key(caplog: pytest.LogCaptureF
         error = await failure(braze.create_send_id("campaign", "asked"))
     assert ConfigurationError is type(error)
     assert [] == pieces_in(everything_of(error) + everything_logged(caplog))
+
+
+async def test_credentials_in_netrc_show_neither_the_key_nor_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiohttp's refusal to send with them leaves no frame of its own behind."""
+    listen()
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password netrc-password\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with (
+        aiohttp.ClientSession(trust_env=True) as session,
+        SendsClient(KEY, base_url="http://127.0.0.1:1", session=session) as braze,
+    ):
+        error = await failure(braze.create_send_id("campaign", "asked"))
+    assert ConfigurationError is type(error)
+    text = everything_of(error) + everything_logged(caplog)
+    assert "netrc-password" not in text
+    assert [] == pieces_in(text)
+
+
+#: Arguments that no client is made of, each with a key.
+UNUSABLE: dict[str, dict[str, Any]] = {
+    "quoted key": {"api_key": f'"{KEY}"'},
+    "key with a line break": {"api_key": f"{KEY}\n"},
+    "key in bytes": {"api_key": KEY.encode()},
+    "key in a list": {"api_key": [KEY]},
+    "no URL": {"api_key": KEY, "base_url": ""},
+    "bad wait": {"api_key": KEY, "max_rate_limit_wait": -1},
+    "bad store": {"api_key": KEY, "store": "oracle://host"},
+    "bad timeout": {"api_key": KEY, "timeout": 0},
+    "bad session": {"api_key": KEY, "session": 7},
+    "key of the environment": {"base_url": ""},
+    "quoted key of the environment": {"api_key": None},
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_client_that_is_not_made_does_not_show_the_key(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the frames of the error hold the key, nor does the client that is half made."""
+    monkeypatch.setenv("BRAZE_API_KEY", f"'{KEY}'" if "quoted" in name else KEY)
+    error = refusal(name)
+    assert [] == pieces_in(everything_of(error))
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    halves = [frame.f_locals.get("self") for frame in frames]
+    halves = [half for half in halves if isinstance(half, SendsClient)]
+    assert ["<SendsClient that was not made: an argument is unusable>"] == list(map(repr, halves))
+
+
+def refusal(name: str) -> BrazeSendsError:
+    """The error of a client of ``UNUSABLE``; here, so that no frame of a test is shown."""
+    with pytest.raises(ConfigurationError) as caught:
+        SendsClient(**({"base_url": "US-01"} | UNUSABLE[name]))
+    return caught.value
 
 
 class BrokenStore(MemoryStore):

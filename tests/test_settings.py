@@ -139,6 +139,24 @@ def test_scrub_takes_the_key_out_of_a_text(text: str, clean: str) -> None:
     assert clean == ApiKey(KEY).scrub(text)
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "clean"),
+    [
+        ("k", "not known", "not known"),
+        ("k", "Invalid API key: k", "Invalid API key: ***"),
+        ("k", '{"Authorization":"Bearer K"} id-k_k', '{"Authorization":"Bearer ***"} id-***_***'),
+        ("-k-", "a-k-b -k-", "a-k-b ***"),
+        ("short", "shorter, SHORT", "shorter, ***"),
+        ("longer", "xlongerx", "x***x"),
+    ],
+)
+def test_scrub_takes_a_short_key_out_where_it_stands_by_itself(
+    key: str, text: str, clean: str
+) -> None:
+    """A key of a letter or two is echoed to nobody, and leaves the words of a message whole."""
+    assert clean == ApiKey(key).scrub(text)
+
+
 def test_scrub_takes_a_key_for_text_and_not_for_a_pattern() -> None:
     """Characters that mean something to regular expressions mean nothing here."""
     assert "abc ***" == ApiKey("a.c").scrub("abc a.c")

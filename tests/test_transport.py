@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import ssl
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -40,6 +42,9 @@ BODY = b'{"campaign_id":"campaign","send_id":"asked"}'
 #: Seconds after which an attempt ends by a stopped clock, and more than enough to get there.
 LIMIT, PAST_LIMIT = 5.0, 10.0
 
+#: A key and its certificate for 127.0.0.1, which no CA has signed.
+CERTIFICATE = Path(__file__).parent / "cli" / "certificates" / "good.pem"
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -61,7 +66,9 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(answer: bytes | Handler | None) -> AsyncIterator[Server]:
+async def serving(
+    answer: bytes | Handler | None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
     """Answer every request with these bytes and close; with a handler; or, ``None``, not at all."""
     told = Server()
 
@@ -82,8 +89,8 @@ async def serving(answer: bytes | Handler | None) -> AsyncIterator[Server]:
             told.hung_up.set()
             writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    told.url = "http://{}:{}".format(*server.sockets[0].getsockname())
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
+    told.url = "http{}://{}:{}".format("s" if tls else "", *server.sockets[0].getsockname())
     async with server:
         yield told
 
@@ -237,9 +244,10 @@ async def nobody() -> AsyncIterator[str]:
 
 
 async def test_a_refused_connection_cost_nothing() -> None:
-    """Where nobody listens, nothing was sent."""
+    """Where nobody listens, nothing was sent, and the message says so and names the host."""
+    says = r"^the connection failed \(ClientConnectorError: 127\.0\.0\.1: .+\); nothing was sent$"
     async with nobody() as url, client(url) as braze:
-        with pytest.raises(APIConnectionError, match="the connection failed") as caught:
+        with pytest.raises(APIConnectionError, match=says) as caught:
             await braze.create_send_id("campaign", "asked")
     assert APIConnectionError is type(caught.value)
     assert caught.value.quota_spent is False
@@ -256,6 +264,7 @@ async def test_a_connection_cut_after_the_request_leaves_the_quota_unknown(
             await braze.create_send_id("campaign", "asked")
     assert APIConnectionError is type(caught.value)
     assert caught.value.quota_spent is None
+    assert "nothing was sent" not in str(caught.value)
     assert ("campaign", "asked") == (caught.value.campaign_id, caught.value.send_id)
 
 
@@ -305,6 +314,65 @@ async def test_a_timeout_after_the_request_leaves_the_quota_unknown(
     assert caught.value.quota_spent is None
     assert isinstance(caught.value, TimeoutError)
     assert [("campaign", "asked")] == fake.created
+
+
+async def test_a_certificate_that_is_not_trusted_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second attempt is made, nothing was sent, and the message says how to name a CA."""
+    pauses: list[object] = []
+
+    def pause(state: object) -> float:
+        pauses.append(state)
+        return 0.0
+
+    monkeypatch.setattr("braze_sends.retry._backoff", pause)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(CERTIFICATE)
+    says = r"127\.0\.0\.1: .*self.signed.*; nothing was sent\. .*SSL_CERT_FILE .*session.*ssl"
+    async with serving(CREATED, tls) as server, client(server.url, max_retries=5) as braze:
+        with pytest.raises(APIConnectionError, match=says) as caught:
+            await braze.create_send_id("campaign", "asked")
+    assert caught.value.permanent is True
+    assert caught.value.quota_spent is False
+    assert [] == pauses
+    assert [] == server.requests
+
+
+async def test_a_certificate_that_the_session_trusts_is_fine() -> None:
+    """A session whose connector trusts a CA of the caller's own reaches the server."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(CERTIFICATE)
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=CERTIFICATE))
+    async with (
+        serving(CREATED, tls) as server,
+        aiohttp.ClientSession(connector=connector) as session,
+        client(server.url, session=session) as braze,
+    ):
+        assert "asked" == str(await braze.create_send_id("campaign", "asked"))
+
+
+async def test_interim_answers_without_end_do_not_outlast_the_timeout(
+    stopped_clock: StoppedClock,
+) -> None:
+    """A server that goes on and on to say ``100 Continue`` is given up at the timeout."""
+    poured = 0
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal poured
+        await read_request(reader)
+        while True:
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+            await writer.drain()
+            await asyncio.sleep(0)
+            poured += 100
+
+    async with serving(pour) as server, client(server.url, timeout=LIMIT) as braze:
+        create = asyncio.create_task(braze.create_send_id("campaign", "asked"))
+        await until(lambda: poured > 10_000)
+        stopped_clock.advance(PAST_LIMIT)
+        with pytest.raises(APITimeoutError) as caught:
+            await create
+        await server.hung_up.wait()
+    assert caught.value.quota_spent is None
 
 
 async def test_a_timeout_within_the_answer_leaves_the_quota_unknown(
@@ -487,6 +555,25 @@ async def test_a_closed_session_is_a_configuration_error(fake: FakeBraze) -> Non
     assert [] == fake.requests
 
 
+@pytest.mark.parametrize("entry", ["default", "machine 127.0.0.1"])
+async def test_a_session_that_takes_credentials_from_netrc_is_a_configuration_error(
+    entry: str, fake: FakeBraze, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiohttp would put them in place of the key; the message says what to do, nothing was sent."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"{entry} login somebody password netrc-password\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with (
+        aiohttp.ClientSession(trust_env=True) as session,
+        client(fake.base_url, session=session) as braze,
+    ):
+        with pytest.raises(ConfigurationError, match=r"\.netrc .*remove the entry") as caught:
+            await braze.create_send_id("campaign", "asked")
+    assert caught.value.quota_spent is False
+    assert caught.value.__context__ is None
+    assert [] == fake.requests
+
+
 async def test_a_session_closed_under_way_leaves_the_quota_unknown(fake: FakeBraze) -> None:
     """The owner closes the session while an answer is awaited: the request had left."""
     arrived = unanswered(fake)
@@ -499,11 +586,14 @@ async def test_a_session_closed_under_way_leaves_the_quota_unknown(fake: FakeBra
     assert caught.value.quota_spent is None
 
 
-async def test_an_error_of_the_users_own_tracing_is_theirs_to_see(fake: FakeBraze) -> None:
-    """What is neither the network's nor the closed session's is not taken for it."""
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+async def test_an_error_of_the_users_own_tracing_is_theirs_to_see(
+    kind: type[Exception], fake: FakeBraze
+) -> None:
+    """What is neither the network's nor the session's is not taken for it."""
 
     async def fail(*_: object) -> None:
-        raise RuntimeError("their bug")
+        raise kind("their bug")
 
     trace = aiohttp.TraceConfig()
     trace.on_request_start.append(fail)
@@ -511,7 +601,7 @@ async def test_an_error_of_the_users_own_tracing_is_theirs_to_see(fake: FakeBraz
         aiohttp.ClientSession(trace_configs=[trace]) as session,
         transporting(fake.base_url, session=session) as transport,
     ):
-        with pytest.raises(RuntimeError, match="their bug"):
+        with pytest.raises(kind, match="their bug"):
             await transport.send(BODY, Exchange(inf))
 
 

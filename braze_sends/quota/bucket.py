@@ -49,8 +49,8 @@ RESET_MARGIN = 1.0
 SAME_RESET = 2.0
 #: A window with less than this left may have ended already, by the clock of whoever answered.
 CLOSING = 5.0
-#: A ``Date`` that is this far from what we hold needs a second that agrees.
-ODD_DATE = 300.0
+#: A ``Date`` further than this from what we hold needs a second witness.
+ODD_DATE = 2.0
 #: The first pause after a 429 that does not say how long, and the longest; doubled in between.
 #: Two seconds, so that a window that opens six seconds late draws two refusals and not eight.
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0
@@ -141,7 +141,11 @@ class Answer:
 
 @attrs.frozen
 class Lease:
-    """An open lease; ``attempt`` is ``None`` between two attempts."""
+    """An open lease; ``attempt`` is ``None`` between two attempts.
+
+    ``asks_charges`` and ``asks_limit`` mark a probe, which goes though nothing is free: its answer
+    tells whether the ripe doubts were real, or whether the limit is as high as was sighted.
+    """
 
     pair: str | None
     attempt: int | None
@@ -149,6 +153,7 @@ class Lease:
     deadline: float
     ripe: float
     asks_charges: bool = False
+    asks_limit: bool = False
 
 
 @attrs.frozen
@@ -156,7 +161,7 @@ class Charge:
     """A slot that may be, or is, spent beyond what the headers have told.
 
     Attributes:
-        pair: what a repeat asks for; ``None`` if it cannot be asked for.
+        pair: what may have been created; ``None`` if that is known by now.
         begun: when its attempt did.
         ripe: a believed answer to a request begun at or after this has counted it, if ever it is
             counted.
@@ -169,6 +174,11 @@ class Charge:
     ripe: float
     certain: bool = False
     asked: bool = False
+
+    @property
+    def may_exist(self) -> bool:
+        """Whether it may be, or is, a send of its own: one that an own limit has to count."""
+        return self.certain or self.pair is not None
 
 
 @attrs.frozen
@@ -185,7 +195,7 @@ class Status:
 
 @attrs.frozen
 class Rumour:
-    """Another limit than ours that one answer named, and when that answer came."""
+    """The first sighting of a limit higher than ours: what the answer said, and when it came."""
 
     window: Window
     seen: float
@@ -205,9 +215,14 @@ class Bucket:
         created: sends created through this store in the window that ends at ``created_reset``.
         cleared: doubts cleared in it, each of which may have been a create.
         refusals: 429s in a row that did not say how long to wait.
+        rumour: a limit higher than ours that headers show. No header alone raises the limit, since
+            it may be another bucket's: https://www.braze.com/docs/api/api_limits/ has one of
+            250,000 an hour. A create beyond the old limit that succeeds does.
+        dismissed: a limit that was sighted, but a create beyond ours was refused, by no bucket that
+            has this limit. It is not believed for a day, or until the window ends.
         odd_offset: what one ``Date`` said that is far from our clock; a second has to agree.
         careful: one request may go though nothing is left, since the quota was to be forgotten.
-        trusting: the next answer's limit is ours, whatever was before.
+        trusting: the next answer's limit is ours, since the quota was to be forgotten.
         tally: what was created through this store in the window, to be shown.
         unsettled: pairs whose doubts were cleared without an answer; whoever keeps the state
             remembers them. Not part of it.
@@ -230,6 +245,8 @@ class Bucket:
     odd_offset: float | None = None
     careful: bool = False
     trusting: bool = False
+    dismissed: int = 0
+    dismissed_until: float = -math.inf
     tally: Tally = attrs.field(factory=Tally)
     leases: dict[str, Lease] = attrs.field(factory=dict)
     charges: dict[str, Charge] = attrs.field(factory=dict)
@@ -245,18 +262,21 @@ class Bucket:
         """Let time pass: dead owners, the window's end, charges that lapse."""
         for name, lease in list(self.leases.items()):
             if lease.deadline <= now:
-                del self.leases[name]
-                # Between two attempts nothing was under way, so nothing is in doubt.
-                if lease.attempt is not None:
-                    self.charges[f"{name}.{lease.attempt}"] = Charge(
-                        lease.pair, lease.begun, lease.ripe
-                    )
-                    self._canary_ended(lease.begun)
+                self._give_up(name)
         if self.reset is not None and now + self.offset >= self.reset + RESET_MARGIN:
             self._end_window(self.reset, now)
         if self.reset is None:
             # No window is known, so no window's end will free them.
             self._keep_charges(lambda charge: now < charge.ripe + DAY)
+
+    def _give_up(self, name: str) -> None:
+        """End a lease whose attempt, if one is under way, will not be told of: it is in doubt."""
+        lease = self.leases.pop(name)
+        if lease.attempt is not None:
+            self.charges[f"{name}.{lease.attempt}"] = Charge(
+                lease.pair or name, lease.begun, lease.ripe
+            )
+            self._canary_ended(lease.begun)
 
     def next_change(self, now: float) -> float:
         """When ``advance`` or the waiting next changes by itself; infinite if never."""
@@ -274,7 +294,8 @@ class Bucket:
         end = reset - self.offset - SAME_RESET
         self._keep_charges(lambda charge: not charge.asked and charge.ripe > end)
         self.used, self.reset = 0, None
-        self.created = self.cleared = 0
+        self.created = self.cleared = self.dismissed = 0
+        self.rumour = None
         self.tally = Tally()
         self._forget_state(now)
 
@@ -337,12 +358,16 @@ class Bucket:
         lease = self.leases.get(ask.lease)
         if lease is not None and lease.attempt == ask.attempt:
             return Grant(lease.begun)  # asked again, because the store's reply was lost
+        if lease is not None and lease.attempt is not None:
+            # How the attempt before ended could not be kept: the store had failed.
+            self._give_up(ask.lease)
+            lease, repeat = None, ask.pair is not None
         if holder is not None and holder != ask.lease and holder in self.leases:
             return Wait(Reason.PAIR, self.leases[holder].deadline)
         if now < self.blocked_until:
             self.leases.pop(ask.lease, None)  # not held while it waits: others see the token free
             return Wait(Reason.QUOTA, self.blocked_until)
-        asks_charges = False
+        asks_charges = asks_limit = False
         if not repeat:
             if not self.known and self._canaries_out() >= self.canaries:
                 return Wait(Reason.CANARY)
@@ -355,9 +380,13 @@ class Bucket:
                 careful = self.careful and not capped
                 # A limit that is only assumed may be higher than the headroom: an answer tells.
                 alone = not self.leases and self._room() > 0
-                asks_limit = self._headroom_unjudged(ask) and alone and not capped
-                if not (asks_charges or lost or careful or asks_limit):
+                asks_assumed = self._headroom_unjudged(ask) and alone and not capped
+                asks_limit = not asks_charges and self._sighted(ask)
+                if asks_limit and self.leases:
+                    return Wait(Reason.CANARY)  # the answers that are on their way come first
+                if not (asks_charges or lost or careful or asks_assumed or asks_limit):
                     return Wait(Reason.QUOTA, self._free_at(ask, now))
+                asks_limit = asks_limit or careful
                 self.careful = self.careful and not careful
         self.leases[ask.lease] = Lease(
             pair=ask.pair,
@@ -366,6 +395,7 @@ class Bucket:
             deadline=now + ask.timeout + LEASE_GRACE,
             ripe=now + RIPE_TIMEOUTS * ask.timeout,
             asks_charges=asks_charges,
+            asks_limit=asks_limit,
         )
         return Grant(now)
 
@@ -383,7 +413,8 @@ class Bucket:
         cleared = self.cleared
         if self.reset is not None:
             cleared = min(cleared, max(0, self.used - self.created))
-        return ask.cap - self.created - cleared - len(self.leases) - len(self.charges)
+        open_ = len(self.leases) + sum(charge.may_exist for charge in self.charges.values())
+        return ask.cap - self.created - cleared - open_
 
     def _time_for_canary(self, ask: Ask, now: float) -> float:
         """When a canary may ask whether the charges that fill the quota are real.
@@ -393,21 +424,53 @@ class Bucket:
         never risked.
         """
         missing = 1 - (self._room() - ask.headroom)
-        ripening = sorted(charge.ripe for charge in self.charges.values() if self._in_vain(charge))
+        ripening = self._in_vain()
         if self.leases or len(ripening) < missing or self._own_room(ask) <= ask.headroom:
             return math.inf
         return ripening[missing - 1] if missing > 0 else -math.inf
 
-    def _in_vain(self, charge: Charge) -> bool:
-        """Whether a charge may be one too many: a doubt, or a success that ``used`` may include."""
-        return not charge.asked and (not charge.certain or charge.begun < self.learned)
+    def _in_vain(self) -> list[float]:
+        """When each charge ripens that may be one too many, the first one first.
+
+        A doubt may be, and a success without headers that ``used`` includes already.
+        """
+        charges = [charge for charge in self.charges.values() if not charge.asked]
+        certain = sorted(charge.ripe for charge in charges if charge.certain)
+        doubts = [charge.ripe for charge in charges if not charge.certain]
+        return sorted(doubts + certain[: self._included()])
+
+    def _included(self) -> int:
+        """How many successes without headers ``used`` may include: those from before the last
+        believed answer, and no more than ``used`` exceeds what has told its headers."""
+        before = sum(
+            charge.certain and not charge.asked and charge.begun < self.learned
+            for charge in self.charges.values()
+        )
+        return max(0, min(before, self.used - self.created))
+
+    def _sighted(self, ask: Ask) -> bool:
+        """Whether a limit was sighted that has room, and a create beyond ours would confirm it.
+
+        Only where every slot of ours is certainly taken, or will be by those that are under way:
+        else a success would show nothing.
+        """
+        seen = self.rumour
+        if seen is None or self._own_room(ask) <= ask.headroom:
+            return False
+        certain = sum(charge.certain for charge in self.charges.values())
+        if self.used + certain - self._included() + len(self.leases) < self.limit:
+            return False
+        return seen.window.limit - max(seen.window.used, self.limit) > ask.headroom
 
     def _headroom_unjudged(self, ask: Ask) -> bool:
         """Whether an answer has to tell first if the headroom leaves anything."""
+        seen = self.rumour
+        if seen is not None and seen.window.limit - seen.window.used <= ask.headroom:
+            return False
         return self.learned == -math.inf and ask.headroom >= self.limit
 
     def _free_at(self, ask: Ask, now: float) -> float | None:
-        limit = NO_CAP if self._headroom_unjudged(ask) else self.limit
+        limit = NO_CAP if self._headroom_unjudged(ask) or self.rumour else self.limit
         if min(limit, NO_CAP if ask.cap is None else ask.cap) <= ask.headroom:
             return math.inf
         if self.leases:
@@ -443,9 +506,12 @@ class Bucket:
         lease = self.leases.get(ask.lease)
         mine = lease is not None and lease.attempt == ask.attempt
         asked_charges = lease is not None and mine and lease.asks_charges
+        asked_limit = lease is not None and mine and lease.asks_limit
         # Its owner may have been stopped past the deadline, and taken for dead.
         charge = self.charges.pop(name, None)
         late = charge is not None
+        if asked_limit and answer.spent is not None:
+            self._limit_asked(answer, now)
         believed = self._observe(answer, grant.begun, now)
         if mine or late:
             # A certain charge is this very answer's, taken in before.
@@ -455,13 +521,14 @@ class Bucket:
             ripe = grant.begun + RIPE_TIMEOUTS * ask.timeout
             if believed:
                 self.created += answer.spent is True
-                self.cleared += answer.spent is None
+                self.cleared += answer.in_doubt
             elif self._of_ended_window(answer.window, now):
                 pass  # counted there
             elif answer.spent is True:
                 self.charges[name] = Charge(ask.pair, grant.begun, ripe=now, certain=True)
             elif answer.spent is None:
-                pair = ask.pair if answer.in_doubt else None
+                # One that Braze was to name cannot be asked for, but may exist all the same.
+                pair = (ask.pair or ask.lease) if answer.in_doubt else None
                 self.charges[name] = Charge(pair, grant.begun, ripe)
         if lease is not None and mine:
             if keep and not answer.refused:
@@ -475,9 +542,35 @@ class Bucket:
         if not believed and not answer.refused and mine:
             self._canary_ended(grant.begun)
 
-    def close(self, lease: str) -> None:
-        """Give up a lease between two attempts; the doubts of its attempts stay."""
-        self.leases.pop(lease, None)
+    def _limit_asked(self, answer: Answer, now: float) -> None:
+        """Take in how a create beyond our limit ended: it confirms a higher one, or dismisses it.
+
+        The sighting of that very answer counts: the quota may have been forgotten before it.
+        """
+        window, seen = answer.window, self.rumour
+        higher = window if window is not None and window.limit > self.limit else None
+        if higher is None and seen is not None:
+            higher = seen.window
+        if higher is None:
+            return
+        if answer.spent or (window is higher and higher.used == higher.limit):
+            self.limit, self.rumour = higher.limit, None  # or that bucket itself has refused
+        elif answer.refused:
+            self.dismissed, self.dismissed_until, self.rumour = higher.limit, now + DAY, None
+
+    def close(self, name: str, undelivered: int | None = None) -> None:
+        """Give up a lease between two attempts; the doubts of its attempts stay.
+
+        A lease whose attempt was not settled is kept until its deadline, and is a doubt then: the
+        store may have failed when the attempt's end was to be kept.
+
+        Args:
+            name: the lease.
+            undelivered: the attempt that it may have been granted for without its owner's knowing.
+        """
+        lease = self.leases.get(name)
+        if lease is not None and lease.attempt in (None, undelivered):
+            del self.leases[name]
 
     def _canary_ended(self, begun: float) -> None:
         # Without headers: twice as many may ask, so that a hanging pair, a dead process or a
@@ -510,10 +603,13 @@ class Bucket:
 
     def _observe(self, answer: Answer, begun: float, now: float) -> bool:
         """Merge the headers; whether they were believed."""
-        if answer.date is not None:
-            self._correct_clock(answer.date, begun, now)
         window = answer.window
-        if window is None or not self._believable(window, begun, now):
+        if answer.date is not None:
+            self._correct_clock(answer.date, window, begun, now)
+        if window is None or not self._is_ours(window, begun, now):
+            return False
+        if window.limit > self.limit and not self.trusting:
+            self._sight(answer, window, begun, now)
             return False
         if self.reset is None or abs(window.reset - self.reset) > SAME_RESET:
             if self.reset is not None and window.reset > self.reset:
@@ -525,69 +621,68 @@ class Bucket:
         else:
             # Within a window ``used`` only grows, so a higher one is a later truth.
             if begun >= self.learned or window.used > self.used:
-                if self._fell(window, begun) and not self.trusting:
-                    self.used = 0  # it was another bucket's
                 self.limit = window.limit
             self.used = max(self.used, window.used)
         self.learned = now
-        self.rumour, self.trusting, self.careful = None, False, False
+        if self.rumour is not None and begun >= self.rumour.seen:
+            self.rumour = None  # a later answer names our limit
+        self.careful = self.trusting = False
         # An answer to a request from before cannot tell what has been counted since.
         self.known = self.known or begun >= self.unknown_since
         for charge in self.charges.values():
             if begun >= charge.ripe:
                 self.created += charge.certain
-                self.cleared += not charge.certain
+                self.cleared += charge.may_exist and not charge.certain
         self._keep_charges(lambda charge: begun < charge.ripe)
         return True
 
-    def _believable(self, window: Window, begun: float, now: float) -> bool:
-        """Whether the headers are of this bucket, and of a window that has not ended."""
+    def _is_ours(self, window: Window, begun: float, now: float) -> bool:
+        """Whether the headers are of a window that has not ended, and not of another bucket."""
         braze_now = now + self.offset
         if not braze_now - RESET_MARGIN < window.reset <= braze_now + LONGEST_WAIT:
             return False
-        if self.trusting:
-            return True
         if self.reset is not None and window.reset > self.reset + SAME_RESET:
             # Windows are fixed: while ours is still ahead, a later one is another bucket's, or a
             # proxy's clock. A lower limit tells that *ours* was: the daily bucket is the small one.
-            if braze_now <= self.reset - CLOSING and window.limit >= self.limit:
-                return False
-        elif self.reset is not None and window.reset < self.reset - SAME_RESET:
-            # An old window's, or another bucket's, unless it contradicts ours with all that is
-            # known behind it: then ours was wrong.
+            return braze_now > self.reset - CLOSING or window.limit < self.limit
+        if self.reset is not None and window.reset < self.reset - SAME_RESET:
+            # An earlier reset is an old window's, or another bucket's, unless the request began
+            # after all that we know: then ours was wrong.
             return begun >= self.learned and window.limit == self.limit
-        elif self._fell(window, begun):
-            return self._repeated(window, begun, now)
-        # A limit that is higher than ours may be another bucket's: Braze's general one allows
-        # 250,000 an hour, and counts our own requests too.
-        return window.limit <= self.limit or self._repeated(window, begun, now)
+        return True
 
-    def _fell(self, window: Window, begun: float) -> bool:
-        """Whether ``used`` fell, which it cannot: ours or this one is another bucket's."""
-        if self.reset is None or window.limit == self.limit:
-            return False
-        return begun >= self.learned and window.used < min(self.used, window.limit)
+    def _sight(self, answer: Answer, window: Window, begun: float, now: float) -> None:
+        """Note a limit higher than ours, unless a create beyond ours was refused already."""
+        if window.limit == self.dismissed and now < self.dismissed_until:
+            return
+        if self.rumour is None or self.rumour.window.limit != window.limit:
+            self.rumour = Rumour(window, now)
+        elif window.used > self.rumour.window.used:
+            self.rumour = Rumour(window, self.rumour.seen)
+        if answer.spent and self.reset is None and begun >= self.unknown_since:
+            # Up to our limit the rest may go, and no further than what is left by this answer.
+            self.known = True
+            self.used = max(self.used, self.limit - (window.limit - window.used))
 
-    def _repeated(self, window: Window, begun: float, now: float) -> bool:
-        """Whether a later answer says the same as a first one that was not believed."""
-        first = self.rumour
-        if first is not None and begun >= first.seen:
-            apart = abs(first.window.reset - window.reset)
-            if first.window.limit == window.limit and apart <= SAME_RESET:
-                return True
-        self.rumour = Rumour(window, now)
-        return False
-
-    def _correct_clock(self, date: float, begun: float, now: float) -> None:
+    def _correct_clock(self, date: float, window: Window | None, begun: float, now: float) -> None:
         # Date has whole seconds and was written between ``begun`` and ``now``. Outside of what
         # that allows, the lower bound: a window must not be thought over too early.
         low, high = date - now, date + 1.0 - begun
         if low <= self.offset <= high:
             self.odd_offset = None
             return
+        # The clock of a proxy, or this host slept. The same answer's reset is a second witness if
+        # both say that our window is over; else a second answer has to agree.
+        over = (
+            self.reset is not None
+            and window is not None
+            and date >= self.reset
+            and window.reset > self.reset + SAME_RESET
+        )
         far = self.learned > -math.inf and abs(low - self.offset) > ODD_DATE
-        if far and (self.odd_offset is None or abs(low - self.odd_offset) > CLOSING):
-            self.odd_offset = low  # a proxy's clock, or this host slept: the next answer tells
+        agrees = self.odd_offset is not None and abs(low - self.odd_offset) <= ODD_DATE
+        if far and not over and not agrees:
+            self.odd_offset = low
             return
         self.offset, self.odd_offset = low, None
 
@@ -602,7 +697,7 @@ class Bucket:
         """Forget what was learnt, never the leases and charges."""
         # ``used`` stays, since no raise lowers it.
         self.limit, self.learned, self.blocked_until = ASSUMED_LIMIT, -math.inf, -math.inf
-        self.refusals, self.rumour = 0, None
+        self.refusals, self.rumour, self.dismissed = 0, None, 0
         self.careful = self.trusting = True
         self._forget_state(now)
 

@@ -6,20 +6,111 @@ JSON of the attrs classes: small (a lease or charge is about 150 bytes), and a p
 from __future__ import annotations
 
 import json
-from typing import TypeVar
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import attrs
 from cattrs import Converter
-from cattrs.errors import BaseValidationError
+from cattrs.gen import make_dict_structure_fn, override
 
 from braze_sends.errors import StoreError
-from braze_sends.quota.bucket import Bucket
+from braze_sends.quota.bucket import NO_CAP, Bucket, Window
 from braze_sends.quota.store import Remembered
 
 T = TypeVar("T")
 
-# Not the vendor's JSON but our own, so that coercion does no harm; unknown fields are ignored, so
-# that a newer release may add one.
-_converter = Converter(omit_if_default=True)
+# Unknown fields are ignored, so that a newer release may add one. What is known is checked, since
+# whoever can write to the store can damage a record, and a number that makes no sense would end in
+# an error that names no reason, or in a wait without an end. The bounds are wider than all that the
+# rule can come to. ``detailed_validation`` would cost half of the time.
+_converter = Converter(omit_if_default=True, detailed_validation=False)
+
+#: No time and no difference of times is further from zero: 30,000 years, in seconds.
+FAR = 1e12
+#: The times that a ``datetime`` can show, in epoch seconds.
+_FIRST, _LAST = -62_135_596_800.0, 253_402_300_799.0
+#: More attempts are never out, see ``Bucket``.
+_MOST_CANARIES = 1 << 20
+_MOST_REFUSALS = 16
+
+
+def _number(value: Any, _: object) -> float:
+    number = float(value)
+    if not -FAR <= number <= FAR:  # and NaN is in no order
+        raise ValueError
+    return number
+
+
+def _count(value: Any, _: object) -> int:
+    number = int(value)
+    if not 0 <= number <= NO_CAP:
+        raise ValueError
+    return number
+
+
+def _flag(value: Any, _: object) -> bool:
+    if value is True or value is False:
+        return value
+    raise ValueError
+
+
+def _text(value: Any, _: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError
+
+
+def _between(low: float, high: float) -> Callable[[Any, object], Any]:
+    def check(value: Any, _: object) -> Any:
+        number = int(value) if isinstance(low, int) else float(value)
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    return check
+
+
+def _since(value: Any, _: object) -> float:
+    """A moment, or since ever."""
+    return -math.inf if value == -math.inf else _number(value, _)
+
+
+def _perhaps_reset(value: Any, _: object) -> float | None:
+    return None if value is None else _reset(value, _)
+
+
+_reset = _between(_FIRST, _LAST)
+_converter.register_structure_hook(float, _number)
+_converter.register_structure_hook(int, _count)
+_converter.register_structure_hook(bool, _flag)
+_converter.register_structure_hook(str, _text)
+
+#: Fields that have bounds of their own.
+_FIELDS: dict[type, dict[str, Callable[[Any, Any], Any]]] = {
+    Window: {"limit": _between(1, NO_CAP), "reset": _reset},
+    Bucket: {
+        "limit": _between(1, NO_CAP),
+        "reset": _perhaps_reset,
+        "created_reset": _perhaps_reset,
+        "canaries": _between(1, _MOST_CANARIES),
+        "refusals": _between(0, _MOST_REFUSALS),
+    },
+}
+for _kind, _checks in _FIELDS.items():
+    for _field in attrs.fields(_kind):
+        if _field.default == -math.inf:
+            _checks[_field.name] = _since
+    _overrides = {name: override(struct_hook=check) for name, check in _checks.items()}
+    _converter.register_structure_hook(
+        _kind,
+        make_dict_structure_fn(
+            _kind,
+            _converter,
+            _cattrs_detailed_validation=False,
+            **_overrides,  # type: ignore[arg-type]
+        ),
+    )
 
 
 def dump(value: Bucket | Remembered) -> str:
@@ -49,11 +140,11 @@ def _load(text: str | bytes, kind: type[T]) -> T:
     try:
         return _converter.structure(json.loads(text), kind)
     except (
-        BaseValidationError,
         ValueError,
         TypeError,
         KeyError,
         AttributeError,
+        OverflowError,
         RecursionError,
     ):
         raise StoreError(

@@ -37,6 +37,9 @@ FIRST_LOOK, LAST_LOOK = 0.25, 5.0
 LONGEST_OUTAGE = 60.0
 #: A wait shorter than this is over: the rest is rounding.
 INSTANT = 1e-6
+#: The longest sleep, in seconds: asyncio's clock may stand still while the host sleeps, and the
+#: store's does not.
+LONGEST_SLEEP = 60.0
 #: Keeps processes from asking in the same instant when a window ends, in seconds.
 JITTER = 0.1
 
@@ -167,7 +170,7 @@ class Limiter:
                 waiter.future.exception()  # seen
             # The next transaction gives back whatever this one has granted meanwhile.
             with contextlib.suppress(StoreError):
-                await self.close(ask)
+                await self._run(lambda held: held.bucket.close(ask.lease, ask.attempt))
             raise
 
     async def finish(
@@ -408,7 +411,8 @@ class Limiter:
             self._pause = FIRST_LOOK
             return
         now = self._loop.time()
-        delay = min(delay, *(waiter.patience_left(now) for waiter in self._queue.values()))
+        patience = (waiter.patience_left(now) for waiter in self._queue.values())
+        delay = min(delay, LONGEST_SLEEP, *patience)
         if self._store.shared:
             delay = min(delay, self._pause)
         self._timer = self._loop.call_later(delay, self._look)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -21,6 +22,31 @@ MEMORY = 30 * DAY
 #: A state that nobody touched for so long says nothing any more: each window in it has ended, and
 #: each charge has lapsed.
 STATE_KEPT = 4 * DAY
+
+
+# On Linux CLOCK_MONOTONIC stands still while the host sleeps, and CLOCK_BOOTTIME does not. On macOS
+# time.monotonic() stands still (https://github.com/python/cpython/issues/86273), and
+# CLOCK_MONOTONIC_RAW does not (clock_gettime(3) there). On Windows time.monotonic() counts sleep.
+_COUNTS_SLEEP: int | None = getattr(
+    time, "CLOCK_MONOTONIC_RAW" if sys.platform == "darwin" else "CLOCK_BOOTTIME", None
+)
+
+
+def steady() -> float:
+    """Seconds since some moment before this process began. Never goes back, and counts the time
+    that the host sleeps; the same for all processes of the host."""
+    return time.monotonic() if _COUNTS_SLEEP is None else time.clock_gettime(_COUNTS_SLEEP)
+
+
+def distrust(bucket: Bucket, now: float) -> None:
+    """Do not believe a state that may be old: a store that was set back has lost what came later.
+
+    What it counts is a lower bound from now on, and one request goes first to ask for the rest.
+    """
+    bucket.known, bucket.unknown_since, bucket.canaries = False, now, 1
+    if bucket.reset is not None:
+        # Any send that Braze counts beyond ours may be one of ours that was lost.
+        bucket.cleared = max(bucket.cleared, bucket.limit)
 
 
 @attrs.frozen
@@ -95,7 +121,7 @@ class MemoryStore:
     """The quota in this process's memory. Pass one to several clients to let them share it.
 
     Args:
-        clock: the steady clock, in seconds.
+        clock: the steady clock, in seconds; it counts the time that the host sleeps.
         wall: the wall clock, in epoch seconds; Braze's ``Date`` headers correct it.
     """
 
@@ -104,7 +130,7 @@ class MemoryStore:
     def __init__(
         self,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock

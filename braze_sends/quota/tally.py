@@ -16,6 +16,8 @@ from braze_sends.models import Creations
 MOST_COUNTS = 240
 #: Where no window's end clears it. Seconds.
 KEPT = 86_400.0
+#: Hours that can be named, in epoch seconds, whatever a clock says.
+_FIRST, _LAST = 0.0, 253_402_300_799.0
 
 
 @attrs.frozen
@@ -56,4 +58,5 @@ class Tally:
 
 
 def _hour(epoch: float) -> str:
+    epoch = min(max(epoch, _FIRST), _LAST)
     return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="hours")[:-6]

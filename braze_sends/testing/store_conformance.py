@@ -32,6 +32,7 @@ from braze_sends.errors import QuotaExhaustedError
 from braze_sends.models import SendId
 from braze_sends.quota.bucket import DAY, Bucket
 from braze_sends.quota.store import Remembered, Store, Transaction
+from braze_sends.quota.tally import Tally
 from braze_sends.testing.fake import FakeBraze
 
 
@@ -51,8 +52,12 @@ def filled(hint: Any, numbers: Iterator[int]) -> Any:
     return values[kind]
 
 
-#: No field has its default.
-FULL: Bucket = filled(Bucket, itertools.count(1000))
+#: No field has its default, and each has a value that the rule could come to.
+FULL: Bucket = attrs.evolve(
+    filled(Bucket, itertools.count(1000)),
+    refusals=7,
+    tally=Tally({"2026-11-22T05": {"ä {} \" ' 1": 1, "2": 2}, "2026-11-22T06": {"": 3}}),
+)
 
 MEMORIES = {
     "created": Remembered("story-1"),

@@ -112,10 +112,10 @@ def test_create_may_be_queued(run: Run, fake: FakeBraze) -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal(run: Run, fake: FakeBraze) -> None:
-    """A send ID from the network cannot steer the terminal."""
-    fake.script(Fault(body=json.dumps({"send_id": "a\x1b[2Jb\nc"})))
+    """What the network says cannot steer the terminal."""
+    fake.script(Fault(status=400, body=json.dumps({"message": "a\x1b[2Jb\nc"})))
 
-    assert "a\ufffd[2Jb\ufffdc\n" == run("create", "c").stdout
+    assert run("create", "c").stderr.startswith("error: 400: a\ufffd[2Jb\ufffdc (request ")
 
 
 def test_used_up_quota_is_exit_code_75(run: Run, fake: FakeBraze) -> None:

@@ -340,7 +340,7 @@ def test_killed_at_any_moment_every_row_is_there_once(
         batch = start(*BATCH, "--quiet")
         wait_until(lambda: arrived >= after or batch.poll() is not None)
         batch.kill()
-        assert -signal.SIGKILL == batch.wait()
+        assert batch.wait() in (-signal.SIGKILL, 75)
         clock.advance(LEASE)
 
     hangs = [Fault(delay=gate.event), Fault(stall=gate.event)]
@@ -350,7 +350,9 @@ def test_killed_at_any_moment_every_row_is_there_once(
     assert 10 <= len(written()) < rows
     fake.fault_for = None
     gate.open()
-    last = start(*BATCH, "--quiet")
+    # At the hundredth row a limit above 100 is not known to be ours before all doubts are settled.
+    while 75 == (last := start(*BATCH, "--quiet")).wait():
+        clock.advance(LEASE)
 
     assert ("", "", 0) == (*last.communicate(), last.returncode)
     assert Counter(pairs) == Counter(written())

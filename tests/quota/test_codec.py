@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import json
-from typing import Any, get_args, get_origin, get_type_hints
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
 
 from braze_sends import StoreError
-from braze_sends.quota.bucket import Bucket, Charge, Lease
-from braze_sends.quota.codec import dump, load_bucket, load_remembered
+from braze_sends.quota.bucket import NO_CAP, Answer, Ask, Bucket, Charge, Grant, Lease
+from braze_sends.quota.codec import FAR, dump, load_bucket, load_remembered
 from braze_sends.quota.store import Remembered
 from braze_sends.quota.tally import Tally
 from braze_sends.testing.store_conformance import FULL, MEMORIES
+from tests.quota.machine import BucketMachine, assume
+
+T = TypeVar("T")
+
+RESETS = st.floats(-62_135_596_800, 253_402_300_799)
+MOMENTS = st.floats(-FAR, FAR)
+COUNTS = st.integers(0, NO_CAP)
+
+#: Fields that have bounds of their own.
+SPECIAL: dict[str, st.SearchStrategy[Any]] = {
+    "limit": st.integers(1, NO_CAP),
+    "canaries": st.integers(1, 1 << 20),
+    "refusals": st.integers(0, 16),
+    "Window.reset": RESETS,
+    "reset": st.none() | RESETS,
+    "created_reset": st.none() | RESETS,
+    **dict.fromkeys(("learned", "unknown_since", "blocked_until"), st.just(-math.inf) | MOMENTS),
+}
 
 
 def whole(hint: Any) -> st.SearchStrategy[Any]:
-    """Any value of the type ``hint``, with all its fields given."""
+    """Any sane value of the type ``hint``, with all its fields given."""
     if get_origin(hint) is dict:
         return st.dictionaries(*map(whole, get_args(hint)))
     if get_args(hint):
@@ -27,13 +48,20 @@ def whole(hint: Any) -> st.SearchStrategy[Any]:
     if attrs.has(hint):
         hints = get_type_hints(hint)
         fields = [field.name for field in attrs.fields(hint) if field.init]
-        return st.builds(hint, **{name: whole(hints[name]) for name in fields})
-    return st.floats(allow_nan=False) if hint is float else st.from_type(hint)
+        own = {name: SPECIAL.get(f"{hint.__name__}.{name}", SPECIAL.get(name)) for name in fields}
+        return st.builds(
+            hint,
+            **{
+                name: whole(hints[name]) if strategy is None else strategy
+                for name, strategy in own.items()
+            },
+        )
+    return {float: MOMENTS, int: COUNTS}[hint] if hint in (float, int) else st.from_type(hint)
 
 
 @given(whole(Bucket))
 def test_a_bucket_comes_back_as_it_was(bucket: Bucket) -> None:
-    """Whatever is in it, infinities too, in the same order, from text or bytes."""
+    """Whatever is in it, as long as it makes sense, in the same order, from text or bytes."""
     back = load_bucket(dump(bucket))
     assert bucket == back == load_bucket(dump(bucket).encode())
     assert list(bucket.leases) == list(back.leases)
@@ -43,6 +71,48 @@ def test_a_bucket_comes_back_as_it_was(bucket: Bucket) -> None:
 def test_a_memory_comes_back_as_it_was(memory: Remembered) -> None:
     """Whatever is in it."""
     assert memory == load_remembered(dump(memory)) == load_remembered(dump(memory).encode())
+
+
+class KeptMachine(BucketMachine):
+    """Its state is text between two transitions."""
+
+    def transact(self, change: Callable[[Bucket, float], T]) -> T:
+        result = super().transact(change)
+        kept = load_bucket(dump(self.bucket))
+        assert self.bucket == kept
+        self.bucket = attrs.evolve(kept)
+        self.bucket.unsettled = []
+        return result
+
+
+@pytest.mark.parametrize("schedules", [30, pytest.param(400, marks=pytest.mark.long)])
+def test_each_state_that_the_rule_comes_to_can_be_kept(
+    schedules: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under any schedule, none is taken for a damaged one."""
+    assume(monkeypatch)
+    run_state_machine_as_test(
+        KeptMachine,
+        settings=settings(
+            max_examples=schedules,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+def test_an_answer_with_an_absurd_clock_leaves_a_state_that_can_be_kept() -> None:
+    """A proxy's ``Date`` may be in any year that can be written."""
+    for date in (-62_135_596_800.0, 253_402_300_799.0):
+        bucket = Bucket(offset=0.0)
+        for name in ("first", "second"):
+            ask = Ask(name, 1, name, 10.0)
+            (grant,) = bucket.reserve([ask], 1.8e9)
+            assert isinstance(grant, Grant)
+            bucket.finish(ask, grant, Answer(True, date=date), 1.8e9)
+            bucket.advance(1.8e9)
+            assert bucket == load_bucket(dump(bucket))
 
 
 def test_the_types_are_kept() -> None:
@@ -104,6 +174,35 @@ def test_fields_of_a_newer_release_are_ignored() -> None:
         '{"offset":0,"tally":7}',
         '{"offset":0,"tally":{"hours":[]}}',
         '{"offset":0,"tally":{"hours":{"2026-11-22T05":{"a":"few"}}}}',
+        '{"offset":0,"tally":{"hours":{"2026-11-22T05":{"a":-1}}}}',
+        # numbers that no rule comes to
+        '{"offset":0,"limit":5,"used":5,"reset":1e300,"known":true}',
+        '{"offset":0,"created_reset":-1e12}',
+        '{"offset":0,"canaries":0}',
+        '{"offset":0,"canaries":-1}',
+        '{"offset":0,"canaries":2000000}',
+        '{"offset":0,"refusals":17}',
+        '{"offset":0,"refusals":-1}',
+        '{"offset":0,"limit":0}',
+        '{"offset":0,"limit":-5}',
+        '{"offset":0,"limit":1' + 30 * "0" + "}",
+        '{"offset":0,"used":-1}',
+        '{"offset":0,"created":NaN}',
+        '{"offset":NaN}',
+        '{"offset":1e13}',
+        '{"offset":-Infinity}',
+        '{"offset":0,"learned":Infinity}',
+        '{"offset":0,"learned":NaN}',
+        '{"offset":0,"blocked_until":1e300}',
+        '{"offset":0,"known":"yes"}',
+        '{"offset":0,"odd_offset":Infinity}',
+        '{"offset":0,"rumour":{"window":{"limit":5,"used":0,"reset":1e300},"seen":0}}',
+        '{"offset":0,"rumour":{"window":{"limit":0,"used":0,"reset":0},"seen":0}}',
+        '{"offset":0,"leases":{"a":{"pair":null,"attempt":1,"begun":0,"deadline":1e300,"ripe":0}}}',
+        '{"offset":0,"leases":{"a":{"pair":null,"attempt":-1,"begun":0,"deadline":0,"ripe":0}}}',
+        '{"offset":0,"leases":{"a":{"pair":7,"attempt":1,"begun":0,"deadline":0,"ripe":0}}}',
+        '{"offset":0,"charges":{"a":{"pair":null,"begun":0,"ripe":Infinity}}}',
+        '{"offset":0,"charges":{"a":{"pair":null,"begun":0}}}',
         b"\xff\xfe\xfd",
         dump(FULL)[:-1],
         dump(FULL).encode()[: len(dump(FULL)) // 2],
@@ -117,7 +216,16 @@ def test_a_damaged_state_is_told(text: str | bytes) -> None:
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "{}", b"\xff"])
+def test_since_ever_can_be_said_in_words() -> None:
+    """Where it is the default: for what has never been learnt, and a block that never was."""
+    text = '{"offset":0,"learned":-Infinity,"unknown_since":-Infinity,"blocked_until":-Infinity}'
+    assert Bucket(offset=0.0) == load_bucket(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "7", "null", "{}", '{"send_id":7}', '{"send_id":"s","queued":1}', b"\xff"],
+)
 def test_a_damaged_memory_is_told(text: str | bytes) -> None:
     """As ``StoreError``, which says what to do."""
     with pytest.raises(StoreError, match="holds a damaged remembered: delete it there"):

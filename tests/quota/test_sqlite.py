@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
+import os
 import sqlite3
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +24,7 @@ from braze_sends import ConfigurationError, SendId, SendsClient, StoreError, ope
 from braze_sends.quota import sqlite as module
 from braze_sends.quota.bucket import DAY, Answer, Ask, Grant, Window
 from braze_sends.quota.sqlite import SQLiteStore
-from braze_sends.quota.store import MEMORY, STATE_KEPT, Remembered, Transaction
+from braze_sends.quota.store import MEMORY, STATE_KEPT, Remembered, Transaction, steady
 from braze_sends.testing import FakeBraze
 from braze_sends.testing.store_conformance import increment, look, remembers
 from tests.waiting import PATIENCE, until
@@ -254,6 +256,253 @@ async def test_a_damaged_text_is_told(path: Path, damage: str, kind: str) -> Non
         other.execute("DELETE FROM pair")
     assert 1 == await store.transact("w", ["pair"], increment)
     await store.close()
+
+
+async def test_a_file_that_cannot_be_made_is_told_why(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what helps: space, rights, or fewer files."""
+
+    def fail(number: int) -> Callable[..., int]:
+        def opened(*arguments: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+        return opened
+
+    store = SQLiteStore(path)
+    for number, advice in (
+        (errno.ENOSPC, "No space left on device; free some space"),
+        (errno.EDQUOT, "; free some space"),
+        (errno.EACCES, "Permission denied; make the file and its folder writable"),
+        (errno.EROFS, "; make the file and its folder writable"),
+        (errno.EMFILE, "; let fewer files be open at once"),
+        (errno.ENOENT, "No such file or directory; check that its folder exists"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", fail(number))
+            with pytest.raises(StoreError, match=advice):
+                await store.transact("w", [], increment)
+    assert 1 == await store.transact("w", [], increment)
+    await store.close()
+
+
+# --- a file that is another, or old ---
+
+
+def knows(transaction: Transaction) -> None:
+    """A state that is believed."""
+    bucket = transaction.bucket
+    bucket.used, bucket.known, bucket.canaries = 3, True, 4
+
+
+async def doubts(store: SQLiteStore) -> bool:
+    """Whether the store gives a state that is not believed."""
+    transaction = await look(store, "w")
+    assert 3 == transaction.bucket.used
+    if transaction.bucket.known:
+        return False
+    assert 1 == transaction.bucket.canaries
+    assert transaction.now - PATIENCE < transaction.bucket.unknown_since <= transaction.now
+    return True
+
+
+def forsake(path: Path) -> None:
+    """Delete the file and those beside it."""
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["all three", "the file alone"])
+async def test_a_file_that_was_deleted_is_left(path: Path, beside: bool) -> None:
+    """By all who have it open: they go on together, in a new one."""
+    stores = [SQLiteStore(path) for _ in range(3)]
+    for store in stores:
+        await store.transact("w", [], knows)
+    forsake(path) if beside else path.unlink()
+    numbers = [await store.transact("w", [], increment) for store in stores * 2]
+    assert [1, 2, 3, 4, 5, 6] == numbers
+    assert 0 == (await look(stores[0], "w")).bucket.used
+    for store in stores:
+        await store.close()
+    assert ["quota.db"] == [file.name for file in path.parent.iterdir()]
+    last = SQLiteStore(path)
+    assert 7 == await last.transact("w", [], increment)
+    await last.close()
+
+
+async def test_a_deleted_file_is_no_second_quota(fake: FakeBraze, path: Path) -> None:
+    """A process that has it open, and one that comes later, keep to one quota."""
+    async with AsyncExitStack() as stack:
+
+        async def client() -> SendsClient:
+            options = {"store": f"sqlite:///{path}", "max_rate_limit_wait": 0, "timeout": PATIENCE}
+            return await stack.enter_async_context(
+                SendsClient(KEY, base_url=fake.base_url, **options)  # type: ignore[arg-type]
+            )
+
+        async def create(braze: SendsClient, names: Iterable[int]) -> None:
+            creates = (braze.create_send_id("campaign", f"s{name}") for name in names)
+            await asyncio.gather(*creates, return_exceptions=True)
+
+        before = await client()
+        await create(before, range(40))
+        forsake(path)
+        later = await client()
+        await create(later, range(100, 120))
+        await asyncio.gather(create(before, range(200, 260)), create(later, range(300, 360)))
+        assert (100, 0) == (len(fake.created), fake.refused)
+
+
+async def test_a_file_that_goes_while_it_is_written_is_written_anew(path: Path) -> None:
+    """What was granted is known to those who come later."""
+    store, other = SQLiteStore(path), SQLiteStore(path)
+    await store.transact("w", [], knows)
+    runs = 0
+
+    def change(transaction: Transaction) -> int:
+        nonlocal runs
+        runs += 1
+        if runs == 2:  # under the lock
+            forsake(path)
+        return increment(transaction)
+
+    assert 1 == await store.transact("w", [], change)
+    assert 4 == runs
+    assert 1 == (await look(other, "w")).bucket.created
+    await store.close()
+    await other.close()
+
+
+async def test_a_file_that_is_replaced_again_and_again_is_told(path: Path) -> None:
+    """The transaction ends."""
+    store = SQLiteStore(path)
+
+    def change(transaction: Transaction) -> int:
+        forsake(path)
+        return increment(transaction)
+
+    with pytest.raises(StoreError, match="the file is replaced again and again"):
+        await store.transact("w", [], change)
+    assert 1 == await store.transact("w", [], increment)
+    await store.close()
+
+
+async def test_a_copy_that_was_put_in_its_place_is_doubted(path: Path) -> None:
+    """Once, by whoever opens it first, a process that lives on or a new one."""
+    store = SQLiteStore(path)
+    await store.transact("w", [], knows)
+    await store.close()
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    for living in (True, False):
+        assert not await doubts(store)
+        forsake(path)
+        path.write_bytes(copy.read_bytes())
+        if not living:
+            await store.close()
+            store = SQLiteStore(path)
+        other = SQLiteStore(path)
+        assert await doubts(store)
+        assert await doubts(other)
+        await other.transact("w", [], knows)
+        assert not await doubts(store)
+        await other.close()
+        await store.close()
+
+
+async def test_a_backup_that_was_restored_into_it_is_doubted(path: Path) -> None:
+    """By a process that has seen more; the file is the same, and nobody has closed it."""
+    store = SQLiteStore(path)
+    await store.transact("w", [], knows)
+    with outsider(path) as other, outsider(path.with_name("backup")) as backup:
+        other.backup(backup)
+        for _ in range(3):
+            await store.transact("w", [], increment)
+        backup.backup(other)
+    assert await doubts(store)
+    await store.transact("w", [], knows)
+    assert not await doubts(store)
+    await store.close()
+
+
+async def test_a_file_of_an_older_release_is_doubted_once(path: Path) -> None:
+    """It does not say which file it is; and an older release can go on with it."""
+    with outsider(path) as old:
+        old.executescript(OLDER)
+        store = SQLiteStore(path)
+        assert await doubts(store)
+        await store.transact("w", [], knows)
+        old.execute("INSERT OR IGNORE INTO clock VALUES ('boot', 5.0)")
+        state = '{"offset":0,"used":3,"known":true}'
+        old.execute("INSERT OR REPLACE INTO quota VALUES ('w', ?, 1e12)", (state,))
+        old.execute("INSERT OR REPLACE INTO pair VALUES ('w', 'p', '{\"send_id\":\"s\"}', 1e12)")
+        assert not await doubts(store)
+        assert {"p": Remembered("s")} == (await look(store, "w", ["p"])).pairs
+        old.execute("DROP TABLE file")  # its backup was restored
+        assert await doubts(store)
+        await store.close()
+
+
+OLDER = """
+CREATE TABLE clock (boot TEXT PRIMARY KEY, origin REAL NOT NULL);
+CREATE TABLE quota (workspace TEXT PRIMARY KEY, state TEXT NOT NULL, expires REAL NOT NULL);
+CREATE TABLE pair (
+    workspace TEXT, pair TEXT, memory TEXT NOT NULL, expires REAL NOT NULL,
+    PRIMARY KEY (workspace, pair)
+);
+INSERT INTO quota VALUES ('w', '{"offset":0,"used":3,"known":true,"canaries":4}', 1e12);
+INSERT INTO quota VALUES ('damaged', '{', 1e12);
+"""
+
+
+@pytest.mark.parametrize(
+    "damage", ["file SET time = 1e300", "file SET writes = 'x'", "clock SET origin = 'x'"]
+)
+async def test_a_damaged_time_is_told(path: Path, damage: str) -> None:
+    """As ``StoreError``, which says what to do."""
+    store = SQLiteStore(path)
+    await store.transact("w", [], increment)
+    await store.close()
+    with outsider(path) as other:
+        other.execute(f"UPDATE {damage}")
+    with pytest.raises(StoreError, match="holds a damaged time: stop all workers and move the fi"):
+        await store.transact("w", [], increment)
+    await store.close()
+
+
+async def test_a_store_keeps_to_its_file_in_another_folder(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is relative means the folder of the first transaction."""
+    monkeypatch.chdir(path.parent)
+    store = SQLiteStore(path.name)
+    await store.transact("w", [], increment)
+    (path.parent / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert 2 == await store.transact("w", [], increment)
+    await store.close()
+    assert [] == list((path.parent / "elsewhere").iterdir())
+
+
+OPENS_AND_CLOSES = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("SELECT * FROM quota").fetchall()
+connection.close()
+"""
+
+
+@pytest.mark.process
+async def test_a_second_store_of_a_process_does_not_unlock_the_first(path: Path) -> None:
+    """Else another process that closes the file would take away what both write ahead."""
+    stores = SQLiteStore(path), SQLiteStore(path)
+    for n, store in enumerate(stores):
+        assert n + 1 == await store.transact("w", [], increment)
+    assert "" == run(OPENS_AND_CLOSES, path)
+    assert path.with_name("quota.db-wal").exists()
+    assert [3, 4] == [await store.transact("w", [], increment) for store in stores]
+    for store in stores:
+        await store.close()
 
 
 # --- others at the file ---
@@ -514,7 +763,7 @@ class Host:
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     host = Host()
-    monkeypatch.setattr(module, "_boot", lambda: host.boot)
+    monkeypatch.setattr(module, "_boot", lambda clock: host.boot)
     return host
 
 
@@ -544,15 +793,81 @@ async def test_a_wall_clock_that_is_set_does_not_move_the_times(path: Path, host
 
 def test_a_start_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's; where that has none, the time of it."""
-    assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() == module._boot()
+    assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() == module._boot(steady)
 
     def missing(path: Path) -> str:
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(Path, "read_text", missing)
-    clocks = SimpleNamespace(time=lambda: 6000.0 + 1234.0, monotonic=lambda: 1234.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: 6000.0 + 1234.0))
+    assert "10" == module._boot(lambda: 1234.0)
+
+
+async def test_a_clock_that_is_behind_or_ahead_moves_nobodys_time(path: Path, host: Host) -> None:
+    """Whoever comes with one goes by the wall clock once, and then on by its own, as all do."""
+    store = host.store(path)
+    await store.transact("w", [], increment)
+    for off in (-3 * 3600.0, 3 * 3600.0):
+        host.time += 100
+        wrong = SQLiteStore(path, clock=lambda off=off: host.time + off, wall=lambda: host.time)  # type: ignore[misc]
+        for passes in (0, 5, 5):
+            host.time += passes
+            for one in (wrong, store, wrong):
+                await one.transact("w", [], increment)
+                assert MORNING < host.time == (await look(one, "w")).now
+        await wrong.close()
+    await store.close()
+
+
+async def test_time_does_not_go_back_for_anybody(path: Path, host: Host) -> None:
+    """Should a clock go back, time stands still for a moment and goes on from there."""
+    store = host.store(path)
+    await store.transact("w", [], increment)
+    before = host.time
+    host.time -= 3600
+    assert before == (await look(store, "w")).now
+    host.time += 5
+    assert before + 5 == (await look(store, "w")).now
+    await store.close()
+
+
+@pytest.mark.parametrize("first", ["older", "newer"])
+async def test_processes_of_two_releases_agree_on_the_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Whichever opens the file first; the time of the newer goes on while the host sleeps."""
+    monotonic, slept, wall = 1000.0, 200.0, MORNING
+    clocks = SimpleNamespace(
+        time=lambda: wall, monotonic=lambda: monotonic, clock_gettime=lambda _: monotonic + slept
+    )
     monkeypatch.setattr(module, "time", clocks)
-    assert "10" == module._boot()
+    monkeypatch.setattr("braze_sends.quota.store.time", clocks)
+    with outsider(path) as old:
+
+        def of_older() -> float:
+            """The time of an older release, which stands still while the host sleeps."""
+            start = (module._boot(clocks.monotonic), wall - monotonic)
+            old.execute("INSERT OR IGNORE INTO clock VALUES (?, ?)", start)
+            select = "SELECT origin FROM clock WHERE boot = ?"
+            (origin,) = old.execute(select, start[:1]).fetchone()
+            return float(monotonic + origin)
+
+        async def of_newer() -> float:
+            store = SQLiteStore(path, wall=clocks.time)
+            now = (await look(store, "w")).now
+            await store.close()
+            return now
+
+        if first == "older":
+            old.executescript(OLDER)
+            before = of_older()
+        else:
+            before = await of_newer()
+        wall += 10_000  # somebody sets it
+        assert [before] * 2 == [of_older(), await of_newer()]
+        slept += 3600
+        wall += 3600
+        assert [before, before + 3600] == [of_older(), await of_newer()]
 
 
 async def test_what_is_old_is_deleted(path: Path, host: Host) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+import time
+from types import SimpleNamespace
+
+import attrs
 import pytest
 
 from braze_sends import ConfigurationError, MemoryStore, open_store
+from braze_sends.quota import store as module
 from braze_sends.quota.bucket import DAY, Bucket
-from braze_sends.quota.store import MEMORY, Remembered, Transaction
+from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.quota.store import MEMORY, Remembered, Transaction, distrust, steady
 
 
 async def test_a_workspace_begins_with_a_new_bucket() -> None:
@@ -58,6 +66,44 @@ async def test_what_is_remembered_anew_lives_anew() -> None:
     found = await store.transact("w", ["a", "b"], lambda t: dict(t.pairs))
     found = await store.transact("w", ["a", "b"], lambda t: dict(t.pairs))
     assert {"a": Remembered("a")} == found
+
+
+def test_the_clock_counts_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has one that does; it is the default of the stores that need one."""
+    if sys.platform == "linux":
+        assert time.CLOCK_BOOTTIME == module._COUNTS_SLEEP
+    clocks = SimpleNamespace(clock_gettime=lambda clock: {7: 700.0}[clock], monotonic=lambda: 500.0)
+    monkeypatch.setattr(module, "time", clocks)
+    for clock, now in ((7, 700.0), (None, 500.0)):
+        monkeypatch.setattr(module, "_COUNTS_SLEEP", clock)
+        assert now == steady()
+    for kind in (MemoryStore, SQLiteStore):
+        assert steady is inspect.signature(kind).parameters["clock"].default
+
+
+async def test_memory_that_slept_knows_that_time_has_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the clock that it has by default."""
+    now = 1000.0
+    clocks = SimpleNamespace(clock_gettime=lambda _: now, monotonic=lambda: 500.0)
+    monkeypatch.setattr(module, "time", clocks)
+    monkeypatch.setattr(module, "_COUNTS_SLEEP", 7)
+    store = MemoryStore(wall=lambda: 0.0)
+    assert 1000.0 == await store.transact("w", [], lambda transaction: transaction.now)
+    now += 8 * 3600
+    assert now == await store.transact("w", [], lambda transaction: transaction.now)
+
+
+def test_a_state_that_is_not_believed_is_a_lower_bound() -> None:
+    """One request goes first, begun later than all before; what Braze counts beyond may be ours."""
+    bucket = Bucket(5.0, limit=50, used=3, reset=9e9, known=True, canaries=8, created=2, cleared=1)
+    expected = attrs.evolve(bucket, known=False, canaries=1, unknown_since=7.0, cleared=50)
+    distrust(bucket, 7.0)
+    assert expected == bucket
+    bucket = Bucket(5.0, known=True)
+    distrust(bucket, 7.0)  # a window that is not known yet counts anew
+    assert Bucket(5.0, unknown_since=7.0) == bucket
 
 
 @pytest.mark.parametrize(

@@ -80,3 +80,11 @@ def test_an_hour_that_is_none_is_told() -> None:
     """Somebody has changed the record by hand."""
     with pytest.raises(ValueError, match="noon"):
         Tally({"noon": {"a": 1}}).creations(0.0)
+
+
+@pytest.mark.parametrize("epoch", [-1e12, -1.0, 1e12, 1e300])
+def test_a_clock_that_is_absurd_harms_nothing(epoch: float) -> None:
+    """What it counts is shown in the first or last hour that can be named."""
+    tally = tallied(("a", epoch))
+    (creations,) = tally.creations(epoch)
+    assert 1 == creations.count

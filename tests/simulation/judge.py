@@ -39,6 +39,7 @@ class Judge:
     def __init__(self, world: World) -> None:
         self.world = world
         self.found = Findings()
+        self._asked: set[int] = set()
         self._watching = asyncio.create_task(self._watch())
 
     def violated(self, kind: str, sentence: str) -> None:
@@ -50,15 +51,21 @@ class Judge:
     def over_quota(self, attempt: Attempt) -> None:
         """Braze has refused a request: only two kinds of it are excused."""
         world = self.world
-        earlier = [
-            one for one in world.attempts if one.pair == attempt.pair and one is not attempt
-        ]
+        earlier = [one for one in world.attempts if one.pair == attempt.pair and one is not attempt]
         if any(one.status != 429 for one in earlier):
             self.found.excused += 1  # the repeat of an attempt of unknown outcome, or its original
         elif attempt.alone and attempt.doubts:
             self.found.excused += 1  # the probe that asks whether old doubts were real
+        elif attempt.alone and world.mix.foreign and self._first_of_its_window(attempt):
+            self.found.excused += 1  # the probe that asks whether a limit that was seen is ours
         elif world.mix.lone:
             self.violated("over quota", f"{attempt.pair} drew a 429 that is not excused")
+
+    def _first_of_its_window(self, attempt: Attempt) -> bool:
+        window = self.world.braze.window(attempt.sent)
+        first = window not in self._asked
+        self._asked.add(window)
+        return first
 
     def ended(self, call: Call) -> None:
         """A call has ended."""
@@ -120,11 +127,9 @@ class Judge:
         if world.mix.own_limit:
             from tests.simulation.world import OWN_LIMIT
 
-            made = len(world.braze.created.get(world.braze.window(now), ()))
-            lost = sum(
-                one.status is None and one.sent > now - now % DAY for one in world.attempts
-            )
-            free = min(free, OWN_LIMIT - made - lost)
+            # A pair whose outcome was unknown may be of this window.
+            pairs = {one.pair for one in world.attempts if one.sent > now - now % DAY}
+            free = min(free, OWN_LIMIT - len(pairs))
         return max(0, free)
 
     # --- in the end ---
@@ -196,13 +201,15 @@ class Judge:
             unmet = {
                 call.pair
                 for call in world.calls
-                if isinstance(call.result, QuotaExhaustedError)
-                and int(call.ended // DAY) == window
+                if isinstance(call.result, QuotaExhaustedError) and int(call.ended // DAY) == window
             } | {
                 call.pair
                 for call in world.calls
-                if call.begun < start + DAY and call.ended >= start + DAY and window < last
-                and not call.cancelled and not call.process.dead
+                if call.begun < start + DAY
+                and call.ended >= start + DAY
+                and window < last
+                and not call.cancelled
+                and not call.process.dead
             }
             unmet -= {pair for pairs in world.braze.created.values() for pair in pairs}
             free = world.braze.limit - world.braze.used.get(window, 0)

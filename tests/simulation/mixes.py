@@ -97,7 +97,7 @@ MIXES = {
         Mix(name="cancels", cancels=0.2, slow=0.1, unanswered=0.03, processes=2),
         Mix(name="own limit", own_limit=True, unanswered=0.04, garbled=0.05, processes=2),
         Mix(name="garbled", garbled=0.1, no_headers=0.1, unanswered=0.02),
-        Mix(name="dates", skew=3.0, date_jumps=0.1, date_jump=30.0, slow=0.05),
+        Mix(name="dates", skew=1.0, date_jumps=0.1, date_jump=30.0, slow=0.05),
         Mix(name="sleep", sleeps=2, slow=0.05),
         Mix(name="own sleep", sleeps=2, slow=0.05, own_limit=True),
         Mix(name="late windows", lone=False, opens_late=8.0),
