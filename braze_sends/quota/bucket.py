@@ -195,10 +195,17 @@ class Status:
 
 @attrs.frozen
 class Rumour:
-    """The first sighting of a limit higher than ours: what the answer said, and when it came."""
+    """The sighting of a limit higher than ours.
+
+    Attributes:
+        window: what the answers said, the one that counted most.
+        seen: when the first of them came.
+        told: when that one came.
+    """
 
     window: Window
     seen: float
+    told: float = math.inf
 
 
 @attrs.define
@@ -404,7 +411,12 @@ class Bucket:
         return min(self._room(), self._own_room(ask)) - ask.headroom
 
     def _room(self) -> int:
-        return self.limit - self.used - len(self.leases) - len(self.charges)
+        room = self.limit - self.used - len(self.charges)
+        if (seen := self.rumour) is not None:
+            # Not more than is left by the higher limit, if that is ours: others may use it too.
+            since = sum(charge.ripe > seen.told for charge in self.charges.values())
+            room = min(room, seen.window.limit - seen.window.used - since)
+        return room - len(self.leases)
 
     def _own_room(self, ask: Ask) -> int:
         if ask.cap is None:
@@ -655,14 +667,15 @@ class Bucket:
         """Note a limit higher than ours, unless a create beyond ours was refused already."""
         if window.limit == self.dismissed and now < self.dismissed_until:
             return
-        if self.rumour is None or self.rumour.window.limit != window.limit:
-            self.rumour = Rumour(window, now)
-        elif window.used > self.rumour.window.used:
-            self.rumour = Rumour(window, self.rumour.seen)
-        if answer.spent and self.reset is None and begun >= self.unknown_since:
-            # Up to our limit the rest may go, and no further than what is left by this answer.
-            self.known = True
-            self.used = max(self.used, self.limit - (window.limit - window.used))
+        seen = self.rumour
+        if seen is None or seen.window.limit != window.limit:
+            self.rumour = Rumour(window, now, now)
+        else:
+            later = window.reset - seen.window.reset
+            if later > SAME_RESET or (later >= -SAME_RESET and window.used > seen.window.used):
+                self.rumour = Rumour(window, seen.seen, now)
+        if answer.spent and begun >= self.unknown_since:
+            self.known = True  # up to our limit, and no further than what is left by this answer
 
     def _correct_clock(self, date: float, window: Window | None, begun: float, now: float) -> None:
         # Date has whole seconds and was written between ``begun`` and ``now``. Outside of what

@@ -6,18 +6,17 @@
     python -m tests.simulation --days 1000               a table of all mixes
 """
 
+# ruff: noqa: T201  # what it prints is what it is for
+
 from __future__ import annotations
 
 import argparse
 import logging
 import time
 
-from tests.simulation.judge import kinds
+from tests.simulation.judge import Findings, kinds
 from tests.simulation.mixes import MIXES
-from tests.simulation.world import run
-
-#: Windows that a run lives through.
-DAYS = 2
+from tests.simulation.world import DAYS, run
 
 
 def main() -> int:
@@ -43,7 +42,8 @@ def main() -> int:
     bad = 0
     for mix in mixes:
         began = time.perf_counter()
-        found, first = [], {}
+        found: list[Findings] = []
+        first: dict[str, int] = {}
         for seed in range(options.first, options.first + count):
             try:
                 findings = run(seed, mix).judge.found

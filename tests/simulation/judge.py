@@ -10,6 +10,7 @@ import attrs
 
 from braze_sends import BrazeSendsError, QuotaExhaustedError, SendId, StoreError
 from tests.simulation.braze import DAY
+from tests.simulation.mixes import OWN_LIMIT
 
 if TYPE_CHECKING:
     from tests.simulation.world import Attempt, Call, World
@@ -125,8 +126,6 @@ class Judge:
             return 0
         free = world.braze.remaining(now)
         if world.mix.own_limit:
-            from tests.simulation.world import OWN_LIMIT
-
             # A pair whose outcome was unknown may be of this window.
             pairs = {one.pair for one in world.attempts if one.sent > now - now % DAY}
             free = min(free, OWN_LIMIT - len(pairs))
@@ -155,8 +154,6 @@ class Judge:
             self.violated("endless", f"{call.pair} has had no answer")
 
     def _own_limit(self) -> None:
-        from tests.simulation.world import OWN_LIMIT
-
         if self.world.mix.own_limit:
             for window, pairs in self.world.braze.created.items():
                 if len(pairs) > OWN_LIMIT:
@@ -214,16 +211,10 @@ class Judge:
             unmet -= {pair for pairs in world.braze.created.values() for pair in pairs}
             free = world.braze.limit - world.braze.used.get(window, 0)
             if world.mix.own_limit:
-                from tests.simulation.world import OWN_LIMIT
-
-                made = len(world.braze.created.get(window, ()))
-                free = min(free, OWN_LIMIT - made)
+                free = min(free, OWN_LIMIT - len(world.braze.created.get(window, ())))
             self.found.wasted += max(0, min(len(unmet), free))
 
 
 def kinds(found: list[Findings]) -> Counter[str]:
     """How many runs have a violation of each kind."""
     return Counter(kind for one in found for kind in {kind for kind, _ in one.violations})
-
-
-__all__ = ["Findings", "Judge", "StoreError", "kinds"]

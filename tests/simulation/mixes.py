@@ -6,6 +6,9 @@ from typing import Literal
 
 import attrs
 
+#: Of the clients themselves, where they have one.
+OWN_LIMIT = 5
+
 
 @attrs.frozen(kw_only=True)
 class Mix:

@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 
@@ -26,7 +26,7 @@ from braze_sends.quota.store import Transaction, _Record
 from braze_sends.testing import run_virtual
 from braze_sends.transport import Exchange, NotSentError
 from tests.simulation.braze import DAY, Braze
-from tests.simulation.mixes import Mix
+from tests.simulation.mixes import OWN_LIMIT, Mix
 
 T = TypeVar("T")
 
@@ -34,9 +34,10 @@ KEY = "key-of-the-simulation"
 TIMEOUT = 10.0
 #: So long after its beginning Braze is done with a request, whatever comes of it.
 RIPE = 3 * TIMEOUT
+#: Windows that a run lives through.
+DAYS = 2
 #: When a run begins: some day, epoch seconds.
 BEGIN = 20_000 * DAY
-OWN_LIMIT = 5
 
 
 @attrs.define(eq=False)
