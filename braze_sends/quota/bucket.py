@@ -272,6 +272,9 @@ class Bucket:
                 self._give_up(name)
         if self.reset is not None and now + self.offset >= self.reset + RESET_MARGIN:
             self._end_window(self.reset, now)
+        seen = self.rumour
+        if seen is not None and now + self.offset >= seen.window.reset + RESET_MARGIN:
+            self.rumour = None
         if self.reset is None:
             # No window is known, so no window's end will free them.
             self._keep_charges(lambda charge: now < charge.ripe + DAY)
@@ -293,6 +296,8 @@ class Bucket:
             times.append(self.reset - self.offset + RESET_MARGIN)
         else:
             times += [charge.ripe + DAY for charge in self.charges.values()]
+        if self.rumour is not None:
+            times.append(self.rumour.window.reset - self.offset + RESET_MARGIN)
         return min((time for time in times if time > now), default=math.inf)
 
     def _end_window(self, reset: float, now: float) -> None:
@@ -494,6 +499,8 @@ class Bucket:
             missing = 1 - self.free(ask)
             lapsing = sorted(charge.ripe + DAY for charge in self.charges.values())
             times += lapsing[missing - 1 : missing]
+        if self.rumour is not None:
+            times.append(self.rumour.window.reset - self.offset + RESET_MARGIN)
         return min(times)
 
     def _canaries_out(self) -> int:
@@ -528,14 +535,15 @@ class Bucket:
         if mine or late:
             # A certain charge is this very answer's, taken in before.
             counted = charge is not None and charge.certain
-            if answer.spent and not counted and not self._of_ended_window(answer.window, now):
+            there = self._of_ended_window(answer.window, grant.begun, now)
+            if answer.spent and not counted and not there:
                 self.tally = self.tally.add(ask.campaign, now + self.offset)
             ripe = grant.begun + RIPE_TIMEOUTS * ask.timeout
             if believed:
                 self.created += answer.spent is True
                 self.cleared += answer.in_doubt
-            elif self._of_ended_window(answer.window, now):
-                pass  # counted there
+            elif there:
+                pass
             elif answer.spent is True:
                 self.charges[name] = Charge(ask.pair, grant.begun, ripe=now, certain=True)
             elif answer.spent is None:
@@ -699,10 +707,16 @@ class Bucket:
             return
         self.offset, self.odd_offset = low, None
 
-    def _of_ended_window(self, window: Window | None, now: float) -> bool:
+    def _of_ended_window(self, window: Window | None, begun: float, now: float) -> bool:
+        """Whether an attempt was counted in a window that had not ended when it began.
+
+        One that began later is ours to count: where Braze opens a window some seconds late, no more
+        would be charged until it does.
+        """
         if window is None or window.limit != self.limit:
             return False
-        return window.reset + RESET_MARGIN <= now + self.offset
+        ended = window.reset + RESET_MARGIN - self.offset
+        return begun < ended <= now
 
     # --- looking ---------------------------------------------------------------------------------
 

@@ -255,7 +255,7 @@ class BucketMachine(RuleBasedStateMachine):
             if self.model.daily_limit > bucket.limit:  # nobody has gone beyond ours yet
                 assert free <= left
             else:
-                assert ({}, left) == (bucket.charges, free)
+                assert ({}, left) == (bucket.charges, free), bucket
 
         self.transact(check)
 
