@@ -480,3 +480,28 @@ def test_a_403_of_the_edge_is_surely_not_spent() -> None:
         assert 0 == (await client.quota()).unconfirmed
 
     play(schedule)
+
+
+def test_a_limit_raised_in_mid_window_is_used_the_same_day() -> None:
+    """Three of five created, then raised to twelve: of twenty asked at once the rest is made."""
+
+    async def schedule(world: World) -> None:
+        client = world.client(max_rate_limit_wait=5)
+        await gather(many(client, range(3)))
+        world.model.daily_limit = 12
+        assert 9 == made(await gather(many(client, range(100, 120))))
+        assert (12, 0) == (len(world.created), world.over)
+
+    play(schedule, daily_limit=5)
+
+
+def test_headers_that_always_show_another_bucket_cost_one_probe() -> None:
+    """250,000 an hour in each answer, and 100 a day all the same: 100 made, one 429."""
+
+    async def schedule(world: World) -> None:
+        client = world.client(max_rate_limit_wait=0)
+        results = await gather(many(client, range(500)))
+        assert (100, 400) == (made(results), len(failed(results)))
+        assert (100, 1) == (len(world.created), world.over)
+
+    play(schedule, shows="general")

@@ -112,6 +112,7 @@ class FakeBraze:
         duplicate: Literal[201, 400] = 201,
         counts_errors: bool = False,
         headers_on_429: bool = True,
+        shows: Literal["own", "general"] = "own",
         campaigns: frozenset[str] | None = None,
         latency: float | Callable[[], float] = 0.0,
         host: str = "127.0.0.1",
@@ -125,6 +126,7 @@ class FakeBraze:
             duplicate=duplicate,
             counts_errors=counts_errors,
             headers_on_429=headers_on_429,
+            shows=shows,
             campaigns=campaigns,
         )
         self.base_url = ""

@@ -19,6 +19,9 @@ from braze_sends.models import MAX_SEND_ID_LENGTH
 
 PATH = "/sends/id/create"
 
+#: https://www.braze.com/docs/api/api_limits/
+GENERAL_LIMIT = 250_000
+
 #: Our choice; Braze documents 413, but no size.
 MAX_BODY = 1024 * 1024
 
@@ -68,6 +71,8 @@ class BrazeModel:
         counts_errors: whether a 400 or 415 costs a slot under ``counts="pairs"`` too, also a 400
             to a duplicate. Unknown here; seen on an hourly limit of Braze.
         headers_on_429: whether a 429 has the rate-limit headers. Unknown of Braze.
+        shows: the bucket that the headers show: this endpoint's own, or Braze's general one of
+            250,000 an hour. Unknown of Braze. The own limit is enforced all the same.
         campaigns: the campaigns that exist, or ``None`` for all that anybody asks for.
         skip: seconds by which Braze's clock has been moved ahead, see :meth:`end_window`.
         created: the pairs ``(campaign_id, send_id)`` that exist, in the order of creation.
@@ -83,6 +88,7 @@ class BrazeModel:
     duplicate: Literal[201, 400] = 201
     counts_errors: bool = False
     headers_on_429: bool = True
+    shows: Literal["own", "general"] = "own"
     campaigns: frozenset[str] | None = None
     skip: float = 0.0
     created: list[tuple[str, str]] = attrs.field(init=False, factory=list)
@@ -182,7 +188,11 @@ class BrazeModel:
         elif status not in _WITHOUT_RATE_LIMIT and (status != 429 or self.headers_on_429):
             remaining = self.remaining(now)
             reset = math.ceil((self._index + 1) * self.window)
-            values = map(str, (self.daily_limit, remaining, reset))
+            triple = (self.daily_limit, remaining, reset)
+            if self.shows == "general":
+                hour = math.ceil((now + self.skip) / 3600) * 3600
+                triple = (GENERAL_LIMIT, GENERAL_LIMIT - self._answers, hour)
+            values = map(str, triple)
             headers |= dict(zip(RATE_LIMIT_HEADERS, values, strict=True))
         return Reply(status, headers, json.dumps(content, separators=(",", ":")).encode())
 
