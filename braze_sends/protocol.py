@@ -326,6 +326,8 @@ def _clean(answer: object, key: ApiKey) -> object:
     def clean(value: object) -> object:
         nonlocal room
         room -= 1
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 64:
+            value = str(value)  # digits that may be many, or the key
         if isinstance(value, str):
             text = _printable(key.scrub(value)[: max(0, min(room, MAX_TEXT))])
             room -= len(text)

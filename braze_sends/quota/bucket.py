@@ -276,6 +276,7 @@ class Bucket:
         if seen is not None and now + self.offset >= seen.window.reset + RESET_MARGIN:
             self.rumour = None
         if self.reset is None:
+            self.used = 0  # of no window
             # No window is known, so no window's end will free them.
             self._keep_charges(lambda charge: now < charge.ripe + DAY)
 

@@ -80,6 +80,12 @@ def _perhaps_reset(value: Any, _: object) -> float | None:
     return None if value is None else _reset(value, _)
 
 
+def _perhaps_send_id(value: Any, _: object) -> str | None:
+    if value is None or (isinstance(value, str) and value.isprintable() and 0 < len(value) <= 1000):
+        return value
+    raise ValueError
+
+
 _reset = _between(_FIRST, _LAST)
 _converter.register_structure_hook(float, _number)
 _converter.register_structure_hook(int, _count)
@@ -88,6 +94,7 @@ _converter.register_structure_hook(str, _text)
 
 #: Fields that have bounds of their own.
 _FIELDS: dict[type, dict[str, Callable[[Any, Any], Any]]] = {
+    Remembered: {"send_id": _perhaps_send_id},
     Window: {"limit": _between(1, NO_CAP), "reset": _reset},
     Bucket: {
         "limit": _between(1, NO_CAP),
