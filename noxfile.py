@@ -71,8 +71,16 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def long(session: nox.Session) -> None:
-    """The long tests: matrices, and a hundred kills for each store."""
+    """The long tests: 10,000 simulated days, every small schedule, fuzzing, a hundred kills for each
+    store, and other matrices."""
     _pytest(session, "-m", "long", "--timeout", "3000", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Deliberate faults in the rule, the limiter and the create: tests must find each."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
 @nox.session

@@ -51,6 +51,8 @@ SAME_RESET = 2.0
 CLOSING = 5.0
 #: A ``Date`` further than this from what we hold needs a second witness.
 ODD_DATE = 2.0
+#: A process that asked within so many seconds has its share of what is free, see ``reserve``.
+PRESENT = 10.0
 #: The first pause after a 429 that does not say how long, and the longest; doubled in between.
 #: Two seconds, so that a window that opens six seconds late draws two refusals and not eight.
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0
@@ -230,6 +232,7 @@ class Bucket:
         odd_offset: what one ``Date`` said that is far from our clock; a second has to agree.
         careful: one request may go though nothing is left, since the quota was to be forgotten.
         trusting: the next answer's limit is ours, since the quota was to be forgotten.
+        present: the processes that share the store and want tokens, and when each asked last.
         tally: what was created through this store in the window, to be shown.
         unsettled: pairs whose doubts were cleared without an answer; whoever keeps the state
             remembers them. Not part of it.
@@ -254,6 +257,7 @@ class Bucket:
     trusting: bool = False
     dismissed: int = 0
     dismissed_until: float = -math.inf
+    present: dict[str, float] = attrs.field(factory=dict)
     tally: Tally = attrs.field(factory=Tally)
     leases: dict[str, Lease] = attrs.field(factory=dict)
     charges: dict[str, Charge] = attrs.field(factory=dict)
@@ -261,7 +265,12 @@ class Bucket:
 
     def copy(self) -> Bucket:
         """The same state, to be changed on its own."""
-        return attrs.evolve(self, leases=dict(self.leases), charges=dict(self.charges))
+        return attrs.evolve(
+            self,
+            leases=dict(self.leases),
+            charges=dict(self.charges),
+            present=dict(self.present),
+        )
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -317,12 +326,21 @@ class Bucket:
 
     # --- asking ----------------------------------------------------------------------------------
 
-    def reserve(self, asks: Iterable[Ask], now: float) -> list[Grant | Wait]:
+    def reserve(
+        self, asks: Iterable[Ask], now: float, process: str | None = None
+    ) -> list[Grant | Wait]:
         """Answer those who wait, in their order; ``advance`` comes first.
 
         First come, first served, and only one that asks with less headroom may pass another. A
         repeat of an attempt in doubt needs no token, since it creates nothing new, and passes.
+
+        Args:
+            asks: those who wait in one process.
+            now: the steady clock.
+            process: names the process, where others share the store: while others want tokens, it
+                takes no more at a time than its share of what is free.
         """
+        share = self._share(process, now)
         holders = {lease.pair: name for name, lease in self.leases.items()}
         holders.pop(None, None)
         doubted = self.doubted()
@@ -335,10 +353,13 @@ class Bucket:
             decision: Grant | Wait | None = None
             if not special:
                 decision = stop or short.get((ask.headroom, ask.cap))
+                if decision is None and share < 1:
+                    decision = stop = Wait(Reason.CANARY)  # it is the others' turn
             if decision is None:
                 holder = holders.get(ask.pair) if ask.pair is not None else None
                 decision = self._decide(ask, now, repeat, holder)
                 if isinstance(decision, Grant):
+                    share -= not special
                     if ask.pair is not None:
                         holders[ask.pair] = ask.lease
                 elif decision.reason is Reason.CANARY or now < self.blocked_until:
@@ -348,7 +369,29 @@ class Bucket:
                     # has another cap, is looked at by itself.
                     short[ask.headroom, ask.cap] = decision
             decisions.append(decision)
+        if process is not None:
+            self._note_presence(process, decisions, now)
         return decisions
+
+    def _share(self, process: str | None, now: float) -> float:
+        """How many tokens a process may take at a time."""
+        others = sum(
+            name != process and now - asked < PRESENT for name, asked in self.present.items()
+        )
+        if process is None or not others:
+            return math.inf
+        return max(1, math.ceil(self._room() / (1 + others)))
+
+    def _note_presence(self, process: str, decisions: list[Grant | Wait], now: float) -> None:
+        # Not who waits for the window's end: then nothing is to be shared, nor written.
+        wants = any(
+            isinstance(decision, Grant) or decision.reason is Reason.CANARY
+            for decision in decisions
+        )
+        if wants and now - self.present.get(process, -math.inf) > PRESENT / 2:
+            self.present = {
+                name: asked for name, asked in self.present.items() if now - asked < PRESENT
+            } | {process: now}
 
     def doubted(self) -> set[str]:
         """The pairs that may have been created."""

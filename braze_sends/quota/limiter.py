@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import math
 import random
+import uuid
 from collections.abc import Callable
 from copy import copy
 from datetime import UTC, datetime
@@ -128,6 +129,7 @@ class Limiter:
         self._store = store
         self._workspace = workspace
         self._loop = loop
+        self._process = uuid.uuid4().hex[:8] if store.shared else None
         self._queue: dict[int, _Waiter] = {}
         self._operations: list[_Operation] = []
         self._committing: asyncio.Task[None] | None = None
@@ -334,7 +336,7 @@ class Limiter:
                 for ask in asks
                 if ask.lease not in known
             ]
-            decided = iter(bucket.reserve(asking, now))
+            decided = iter(bucket.reserve(asking, now, self._process))
             return _Outcome(
                 now=now,
                 results=results,

@@ -241,6 +241,25 @@ def test_a_later_window_with_a_lower_limit_shows_that_ours_was_another_bucket() 
     assert (100, RESET + 3600) == (bucket.limit, bucket.reset)
 
 
+def test_a_process_takes_its_share_while_others_want_tokens() -> None:
+    """Two others asked in the last ten seconds: a third of what is free at a time, for each."""
+    bucket = known(used=10)
+    for name in ("p", "q"):
+        assert isinstance(bucket.reserve([ask(name)], 5.0, name)[0], Grant)
+    decisions = bucket.reserve([ask(f"{n}") for n in range(50)], 6.0, "r")
+    granted_now = sum(isinstance(decision, Grant) for decision in decisions)
+    assert (30, Wait(Reason.CANARY)) == (granted_now, decisions[-1])
+    alone = bucket.reserve([ask(f"x{n}") for n in range(50)], 16.0, "s")
+    assert 50 == sum(isinstance(decision, Grant) for decision in alone)
+
+
+def test_who_waits_for_the_window_to_end_has_no_share() -> None:
+    """Then nothing is to be shared, and a look at the quota is not written."""
+    bucket = known(used=100)
+    bucket.reserve([ask("a")], 5.0, "p")
+    assert {} == bucket.present
+
+
 def test_an_attempt_whose_end_could_not_be_kept_is_a_doubt() -> None:
     """The store failed: giving up the lease, or a further attempt, does not forget it."""
     bucket = known()

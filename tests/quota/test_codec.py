@@ -67,10 +67,18 @@ def test_a_bucket_comes_back_as_it_was(bucket: Bucket) -> None:
     assert list(bucket.leases) == list(back.leases)
 
 
-@given(whole(Remembered))
-def test_a_memory_comes_back_as_it_was(memory: Remembered) -> None:
-    """Whatever is in it."""
+@given(whole(Remembered), st.none() | st.from_regex(r"[ -~]{1,64}", fullmatch=True))
+def test_a_memory_comes_back_as_it_was(memory: Remembered, send_id: str | None) -> None:
+    """Whatever is in it, as long as its send ID can be one."""
+    memory = attrs.evolve(memory, send_id=send_id)
     assert memory == load_remembered(dump(memory)) == load_remembered(dump(memory).encode())
+
+
+@pytest.mark.parametrize("send_id", ["", "a\x1bb", "\ud800", 1001 * "a", 7])
+def test_a_memory_of_what_is_no_send_id_is_damaged(send_id: object) -> None:
+    """It would be handed out."""
+    with pytest.raises(StoreError, match="damaged remembered"):
+        load_remembered(json.dumps({"send_id": send_id}))
 
 
 class KeptMachine(BucketMachine):
