@@ -693,8 +693,9 @@ class Bucket:
         self.careful = self.trusting = False
         # An answer to a request from before cannot tell what has been counted since.
         self.known = self.known or begun >= self.unknown_since
+        window_begins = window.reset - DAY - self.offset  # at the earliest
         for charge in self.charges.values():
-            if begun >= charge.ripe:
+            if begun >= charge.ripe and charge.begun > window_begins:
                 self.created += charge.certain
                 self.cleared += charge.may_exist and not charge.certain
         self._keep_charges(lambda charge: begun < charge.ripe)

@@ -128,6 +128,7 @@ class Judge:
         if world.mix.own_limit:
             # A pair whose outcome was unknown may be of this window.
             pairs = {one.pair for one in world.attempts if one.sent > now - now % DAY}
+            pairs |= {*world.braze.created.get(world.braze.window(now), ())}
             free = min(free, OWN_LIMIT - len(pairs))
         return max(0, free)
 

@@ -113,7 +113,7 @@ MIXES = {
             name="chaos", lone=False, processes=3, refused=0.02, lost=0.02, unanswered=0.04,
             late=0.03, slow=0.05, broken=0.02, broken_after=0.02, edge_429=0.01, garbled=0.03,
             foreign=0.02, date_jumps=0.03, date_jump=20.0, crashes=1, freezes=1, store_fails=0.01,
-            store_lags=0.02, cancels=0.05, own_limit=True, opens_late=3.0,
+            store_lags=0.02, cancels=0.05, own_limit=True,
         ),
     )
 }  # fmt: skip

@@ -136,6 +136,8 @@ class SimulatedStore:
             await asyncio.sleep(chance.uniform(0, 3))
             await self.process.runs()
         fails = chance.random() < mix.store_fails and not world.calm
+        if fails:  # how an attempt ended may not be kept: then it is a doubt to all
+            world.unkept.append(world.now())
         if fails and chance.random() < 0.5:
             world.note(f"{self.process}: store fails")
             raise StoreError("away")
@@ -249,7 +251,7 @@ class World:
         calm: nothing goes wrong any more.
         away: Braze cannot be reached.
         timeline: what happened, if it is kept.
-        disturbed: when something last happened after which the quota is not known to us.
+        unkept: when the store failed.
     """
 
     def __init__(self, seed: int, mix: Mix, keeps: bool) -> None:
@@ -263,7 +265,7 @@ class World:
         self.attempts: list[Attempt] = []
         self.calls: list[Call] = []
         self.under_way: set[Attempt] = set()
-        self.disturbed = -math.inf
+        self.unkept: list[float] = []
         self.braze = Braze(mix, self.chance, self.chance.choice(mix.limits))
         # The steady clock of the default counts sleep; the event loop's does not.
         self.store = MemoryStore(clock=lambda: self.loop.time() + self.slept, wall=self.now)
@@ -300,7 +302,7 @@ class World:
         attempt.alone = not any(one.sent > now - TIMEOUT - 5 for one in self.under_way)
         attempt.doubts = sum(
             one.status is None and one.sent <= now - RIPE for one in self.attempts[-300:]
-        )
+        ) + sum(when <= now - RIPE + TIMEOUT for when in self.unkept)
         self.attempts.append(attempt)
         self.under_way.add(attempt)
         self.note(f"{process}: {pair} ->")
