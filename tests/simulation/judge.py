@@ -57,10 +57,16 @@ class Judge:
             self.found.excused += 1  # the repeat of an attempt of unknown outcome, or its original
         elif attempt.alone and attempt.doubts:
             self.found.excused += 1  # the probe that asks whether old doubts were real
+        elif world.mix.counts == "requests" and self._repeats() > self.found.excused:
+            self.found.excused += 1  # a repeat was counted, and another create found none left
         elif attempt.alone and world.mix.foreign and self._first_of_its_window(attempt):
             self.found.excused += 1  # the probe that asks whether a limit that was seen is ours
         elif world.mix.lone:
             self.violated("over quota", f"{attempt.pair} drew a 429 that is not excused")
+
+    def _repeats(self) -> int:
+        pairs = [one.pair for one in self.world.attempts]
+        return len(pairs) - len(set(pairs))
 
     def _first_of_its_window(self, attempt: Attempt) -> bool:
         window = self.world.braze.window(attempt.sent)
