@@ -589,7 +589,12 @@ class Bucket:
             elif there:
                 pass
             elif answer.spent is True:
-                self.charges[name] = Charge(ask.pair, grant.begun, ripe=now, certain=True)
+                # An earlier attempt may have created it, and ``used`` may include that already.
+                begun = min(
+                    (c.begun for c in self.charges.values() if ask.pair and c.pair == ask.pair),
+                    default=grant.begun,
+                )
+                self.charges[name] = Charge(ask.pair, begun, ripe=now, certain=True)
             elif answer.spent is None:
                 # One that Braze was to name cannot be asked for, but may exist all the same.
                 pair = (ask.pair or ask.lease) if answer.in_doubt else None
@@ -695,7 +700,7 @@ class Bucket:
         self.known = self.known or begun >= self.unknown_since
         window_begins = window.reset - DAY - self.offset  # at the earliest
         for charge in self.charges.values():
-            if begun >= charge.ripe and charge.begun > window_begins:
+            if begun >= charge.ripe > window_begins:
                 self.created += charge.certain
                 self.cleared += charge.may_exist and not charge.certain
         self._keep_charges(lambda charge: begun < charge.ripe)
