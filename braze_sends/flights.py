@@ -216,7 +216,7 @@ class Flights:
         if isinstance(held, Remembered):
             send = reused(request, held)
             return attrs.evolve(send, attempts=max(0, flight.ask.attempt - 1))
-        exchange = flight.exchange = Exchange(held.deadline)
+        exchange = flight.exchange = Exchange(held.deadline, held.ahead)
         try:
             reply = await self._transport.send(protocol.build_body(request), exchange)
         except BaseException:

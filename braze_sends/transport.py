@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from functools import cache
 from importlib.metadata import version
+from math import inf
 
 import aiohttp
 import attrs
@@ -14,6 +15,7 @@ from aiohttp.payload import BytesPayload
 
 from braze_sends.errors import ConfigurationError
 from braze_sends.protocol import MAX_BODY, PATH, NoReply, Reply
+from braze_sends.quota.store import steady
 from braze_sends.settings import ApiKey, checked_seconds
 
 #: aiohttp's own default, for a ``ClientTimeout`` that sets no total: an attempt has to end.
@@ -42,12 +44,15 @@ class Exchange:
 
     Attributes:
         deadline: loop time past which the lease is no longer ours, so that nothing may be sent.
+        ahead: seconds by which the steady clock was ahead of the loop's when the lease was granted;
+            what is more now was slept.
         called_off: nobody wants it any more; looked at before the first byte.
         sent: whether the first byte was written. From then on Braze may know of the request.
         withheld: why the first byte was not written.
     """
 
     deadline: float
+    ahead: float = inf
     called_off: bool = False
     sent: bool = False
     withheld: str | None = None
@@ -60,11 +65,15 @@ class Exchange:
         """
         if self.called_off:
             self.withheld = "called off before it was sent"
-        elif asyncio.get_running_loop().time() >= self.deadline:
+        elif self._now() >= self.deadline:
             self.withheld = "the lease ran out before the request could be sent"
         if self.withheld:
             raise NotSentError(self.withheld)
         self.sent = True
+
+    def _now(self) -> float:
+        now = asyncio.get_running_loop().time()
+        return now + max(0.0, steady() - now - self.ahead)
 
 
 class _Body(BytesPayload):

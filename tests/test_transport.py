@@ -710,3 +710,16 @@ async def test_a_long_timeout_does_not_hold_up_a_fast_answer(fake: FakeBraze) ->
         await braze.create_send_id("campaign", "asked")
     assert BODY == fake.requests[0].body
     assert {"campaign_id": "campaign", "send_id": "asked"} == json.loads(fake.requests[0].body)
+
+
+async def test_nothing_is_sent_on_a_lease_that_ran_out_while_the_host_slept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The event loop's clock stood still meanwhile; the steady clock did not."""
+    now = asyncio.get_running_loop().time()
+    monkeypatch.setattr("braze_sends.transport.steady", lambda: now + 1000.0)
+    awake, slept = (Exchange(now + 3600.0, ahead=1000.0 - s) for s in (0.0, 3700.0))
+    awake.start()
+    with pytest.raises(NotSentError, match="the lease ran out"):
+        slept.start()
+    assert (True, False) == (awake.sent, slept.sent)

@@ -10,10 +10,10 @@ _HINT = "error: the command line needs typer and rich: pip install 'braze_sends[
 
 def main() -> None:
     """Run ``braze-sends``."""
-    # Python has None for what was closed before it started.
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # as long as the process
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
+        # Python has None for what was closed before it started.
+        sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # as long as the process
+        sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
         try:
             from braze_sends.cli.app import app
         except ModuleNotFoundError as error:

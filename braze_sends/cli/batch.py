@@ -223,6 +223,10 @@ class _Run:
                 async with contextlib.aclosing(outcomes):
                     async for outcome in outcomes:
                         self.take(outcome)
+                try:
+                    self.output.check()
+                except OutputError as failure:
+                    self.fail(failure)
                 watching.cancel()
                 await asyncio.wait([watching])
                 if self.closing is not None:

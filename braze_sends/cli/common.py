@@ -11,12 +11,12 @@ import getpass
 import json
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -88,7 +88,7 @@ def api_key(key_file: str | None) -> str:
     """
     if key_file is not None:
         try:
-            text = sys.stdin.read() if key_file == "-" else Path(key_file).read_text()
+            text = sys.stdin.read() if key_file == "-" else _text_of(key_file)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             # Without the path: it may be the key, given there by mistake.
@@ -106,6 +106,22 @@ def api_key(key_file: str | None) -> str:
             "no API key: set BRAZE_API_KEY, or name a file that holds it with --api-key-file"
         )
     return key
+
+
+def _text_of(key_file: str) -> str:
+    """What a key's file holds; with a warning if others than its owner can read it."""
+    with open(key_file) as file:
+        text = file.read()
+        found = os.fstat(file.fileno())
+    # Whoever does not own the file can neither change its mode nor would read it after that.
+    if (
+        sys.platform != "win32"
+        and stat.S_ISREG(found.st_mode)
+        and found.st_mode & (stat.S_IRGRP | stat.S_IROTH)
+        and found.st_uid == os.geteuid()
+    ):
+        note(f"warning: {key_file} can be read by others; chmod 600 it")
+    return text
 
 
 def make_client(

@@ -72,6 +72,7 @@ class Output:
         self._name = "standard output" if path is None else path
         self._decided: dict[bytes, Status] = {}
         self._half: int | None = None  # where a half-written line begins, if it is still there
+        self._end = 0  # of the last line in a regular file
         self._opened: io.FileIO | None = None
         self._lasting: io.FileIO | None = None  # the same, if it is a regular file
         with self._reporting(verb="read" if read_only else "written"):
@@ -128,6 +129,16 @@ class Output:
             self._append(f"{line}\n".encode(), lasting=status != "reused")
         self._decided[pair_digest(request)] = status
         return status, error
+
+    def check(self) -> None:
+        """Make sure that a regular file still has all lines.
+
+        Raises:
+            OutputError: another program has cut it short.
+        """
+        if self._lasting is not None:
+            with self._reporting():
+                _require_size(self._lasting, self._end)
 
     def close(self) -> None:
         """Close the file; standard output stays open."""
@@ -246,6 +257,7 @@ class Output:
             keep += unfinished
         finally:
             file.truncate(keep)
+        self._end = keep
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -254,6 +266,7 @@ class Output:
         if file is None:
             _write_all(self._opened or _standard_output(), data)
             return
+        _require_size(file, self._end)
         self._remove_half(file)
         start = file.seek(0, os.SEEK_END)
         try:
@@ -262,14 +275,17 @@ class Output:
                 os.fsync(file.fileno())
             if not os.path.samestat(os.fstat(file.fileno()), os.stat(self._name)):
                 raise FileNotFoundError(errno.ENOENT, "it was replaced by another file")
+            _require_size(file, start + len(data))
         except OSError:
             self._half = start
             self._remove_half(file)
             raise
+        self._end = start + len(data)
 
     def _remove_half(self, file: io.FileIO) -> None:
         if self._half is not None:
-            file.truncate(self._half)
+            if os.fstat(file.fileno()).st_size > self._half:  # else it would grow
+                file.truncate(self._half)
             self._half = None
 
 
@@ -288,6 +304,11 @@ def _write_all(stream: Any, data: bytes) -> None:
         if written is None:  # a pipe that somebody else made non-blocking is full
             select.select([], [stream], [])
         rest = rest[written or 0 :]
+
+
+def _require_size(file: io.FileIO, size: int) -> None:
+    if os.fstat(file.fileno()).st_size < size:
+        raise OSError(errno.EIO, "it was cut short by another program")
 
 
 def _require_folder(path: str) -> None:

@@ -26,7 +26,7 @@ import attrs
 from braze_sends.errors import BrazeSendsError, QuotaExhaustedError, StoreError
 from braze_sends.models import QuotaStatus
 from braze_sends.quota.bucket import LEASE_GRACE, Answer, Ask, Grant, Reason, Status, Wait
-from braze_sends.quota.store import Remembered, Store, Transaction
+from braze_sends.quota.store import Remembered, Store, Transaction, steady
 from braze_sends.quota.tally import Tally
 
 T = TypeVar("T")
@@ -73,10 +73,13 @@ class Held:
     Attributes:
         grant: to be handed back with the answer.
         deadline: loop time past which it is ours no more, so that nothing may be sent on it.
+        ahead: seconds by which the steady clock was ahead of the loop's. The loop's may stand still
+            while the host sleeps, so what is more later was slept.
     """
 
     grant: Grant
     deadline: float
+    ahead: float = math.inf
 
 
 @attrs.define(eq=False)
@@ -290,6 +293,7 @@ class Limiter:
             operations, self._operations = self._operations, []
             waiters = list(self._queue.values())
             started = self._loop.time()
+            ahead = steady() - started
             try:
                 outcome = await self._transact(operations, waiters)
             except asyncio.CancelledError:
@@ -304,7 +308,7 @@ class Limiter:
             for operation, result in zip(operations, outcome.results, strict=True):
                 if not operation.future.done():
                     operation.future.set_result(result)
-            self._deliver(waiters, outcome, started)
+            self._deliver(waiters, outcome, started, ahead)
             self._arm(outcome.next_change - outcome.now + random.uniform(0, JITTER))
 
     async def _transact(self, operations: list[_Operation], waiters: list[_Waiter]) -> _Outcome:
@@ -349,7 +353,9 @@ class Limiter:
 
         return await self._store.transact(self._workspace, pairs, change)
 
-    def _deliver(self, waiters: list[_Waiter], outcome: _Outcome, started: float) -> None:
+    def _deliver(
+        self, waiters: list[_Waiter], outcome: _Outcome, started: float, ahead: float
+    ) -> None:
         now = self._loop.time()
         for waiter, decision in zip(waiters, outcome.decisions, strict=True):
             if waiter.future.done():  # cancelled while the transaction was under way
@@ -369,7 +375,7 @@ class Limiter:
                 # the lease may be that of an earlier one, whose reply was lost.
                 begun = started - (outcome.now - decision.begun)
                 deadline = begun + waiter.ask.timeout + LEASE_GRACE
-                waiter.future.set_result(Held(decision, deadline))
+                waiter.future.set_result(Held(decision, deadline, ahead))
             elif decision.reason is Reason.QUOTA:
                 until = math.nan if decision.until is None else decision.until - outcome.now
                 if (

@@ -6,9 +6,11 @@ import asyncio
 import importlib
 import io
 import json
+import os
 import signal
 import socket
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -228,6 +230,64 @@ def test_key_from_standard_input(run: Run, fake: FakeBraze) -> None:
 
     assert 0 == result.exit_code
     assert 1 == len(fake.created)
+
+
+WARNING = "warning: key.txt can be read by others; chmod 600 it\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [(0o600, ""), (0o400, ""), (0o644, WARNING), (0o640, WARNING), (0o604, WARNING)],
+)
+def test_key_file_that_others_can_read(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, told: str
+) -> None:
+    """A key file that others can read draws one line on stderr, which is not in the JSON."""
+    monkeypatch.chdir(tmp_path)
+    Path("key.txt").write_text(KEY)
+    Path("key.txt").chmod(mode)
+    result = run("quota", "--api-key-file", "key.txt", "--json")
+
+    assert (0, told) == (result.exit_code, result.stderr)
+    assert json.loads(result.stdout)
+
+
+def test_key_file_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who does not own a key file is not told to change its mode."""
+    (tmp_path / "key.txt").write_text(KEY)
+    (tmp_path / "key.txt").chmod(0o644)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+    assert KEY == common.api_key(str(tmp_path / "key.txt"))
+    assert "" == capsys.readouterr().err
+
+
+def test_key_file_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Windows has other permissions than a file's mode tells, so nothing is said there."""
+    (tmp_path / "key.txt").write_text(KEY)
+    (tmp_path / "key.txt").chmod(0o644)
+    monkeypatch.delattr(os, "geteuid")
+    monkeypatch.setattr(sys, "platform", "win32")
+
+    assert KEY == common.api_key(str(tmp_path / "key.txt"))
+    assert "" == capsys.readouterr().err
+
+
+def test_key_through_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A named pipe keeps no key that others could read later, so its mode is not told."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    path.chmod(0o644)
+    writer = threading.Thread(target=path.write_text, args=(KEY,))
+    writer.start()
+
+    assert KEY == common.api_key(str(path))
+    writer.join()
+    assert "" == capsys.readouterr().err
 
 
 def test_key_given_as_a_path_is_not_told(run: Run) -> None:

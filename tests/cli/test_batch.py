@@ -17,6 +17,7 @@ import typer
 
 from braze_sends import QuotaExhaustedError
 from braze_sends.cli.common import come_back, moment, printing, reporting
+from braze_sends.cli.output import Output
 from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import KEY, Gate, Run
 from tests.clocks import NOON
@@ -450,6 +451,49 @@ def test_an_output_that_is_replaced_is_noticed(
     assert (1, 2) == (result.exit_code, len(fake.requests))
     assert "s2" == json.loads(told_line)["send_id"]
     assert "3 rows: 1 created, 1 whose line could not be written" in result.stderr
+
+
+@pytest.mark.parametrize("kept", [0, 30])
+def test_an_output_that_is_cut_short_is_noticed(batch: Batch, fake: FakeBraze, kept: int) -> None:
+    """The line that is not written is told, nothing more is sent, and a rerun has every row."""
+
+    def cut(request: object) -> None:
+        if fake.created:
+            os.truncate("out.jsonl", kept)
+
+    fake.fault_for = cut
+    result = batch(csv(1, 2, 3), *SQLITE)
+    told_line = result.stderr.partition("not written: ")[2].splitlines()[0]
+
+    assert (1, 2) == (result.exit_code, len(fake.requests))
+    assert "s2" == json.loads(told_line)["send_id"]
+    assert "error: out.jsonl cannot be written: it was cut short by another program\n" in (
+        result.stderr
+    )
+    fake.fault_for = None
+    assert 0 == batch(csv(1, 2, 3), *SQLITE).exit_code
+    assert [("s1", "reused"), ("s2", "reused"), ("s3", "created")] == told("send_id", "status")
+
+
+def test_an_output_that_is_cut_short_after_the_last_line(
+    batch: Batch, fake: FakeBraze, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that has written all lines does not end well if some of them are gone by then."""
+    write = Output.write
+
+    def cut(output: Output, *args: Any, **options: Any) -> Any:
+        written = write(output, *args, **options)
+        if len(fake.created) == 2:
+            os.truncate("out.jsonl", os.path.getsize("out.jsonl") - 1)
+        return written
+
+    monkeypatch.setattr(Output, "write", cut)
+    result = batch(csv(1, 2))
+
+    assert (1, 2) == (result.exit_code, len(fake.created))
+    assert "error: out.jsonl cannot be written: it was cut short by another program\n" in (
+        result.stderr
+    )
 
 
 def test_an_output_that_is_the_store(batch: Batch, fake: FakeBraze) -> None:

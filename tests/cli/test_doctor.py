@@ -221,6 +221,7 @@ def test_where_the_key_is_from(
     """It is told where the key came from; its shape is worth a note and no warning."""
     monkeypatch.chdir(tmp_path)
     Path("key").write_text(KEY)
+    Path("key").chmod(0o600)
 
     assert ("ok", f"from {source}, but no UUID, as Braze's keys are") == examine(*args, input=KEY)[
         "API key"

@@ -587,6 +587,30 @@ def test_half_line_that_cannot_be_removed_yet(path: Path, monkeypatch: pytest.Mo
     assert line(A) + line(C) == path.read_bytes()
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_file_that_is_cut_short(
+    path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """A file that another program cuts, also amid a write, gets no more lines and no NULs."""
+    cut = len(line(A)) - 5
+    with Output(str(path)) as output:
+        write(output, A)
+        if before:
+            os.truncate(path, cut)
+        else:
+            monkeypatch.setattr(os, "fsync", lambda file: os.truncate(file, cut))
+        for request in (B, C):
+            with pytest.raises(
+                OutputError, match=r": it was cut short by another program$"
+            ) as caught:
+                write(output, request)
+            assert line(request).decode() == f"{caught.value.line}\n"
+        with pytest.raises(OutputError, match=r": it was cut short by another program$"):
+            output.check()
+
+    assert line(A)[:cut] == path.read_bytes()
+
+
 def test_what_is_on_disk_before_the_next_send(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line is on disk when ``write`` returns, unless it can be asked for again for nothing."""
     with Output(str(path)) as output:

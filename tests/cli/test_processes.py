@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from braze_sends.testing import FakeBraze
-from tests.cli.conftest import KEY, Process, Redirected, Start
+from tests.cli.conftest import KEY, ROOT, Process, Redirected, Start
 from tests.waiting import wait_until
 
 
@@ -118,6 +118,29 @@ def test_ctrl_c_ends_a_wait_for_quota(start: Start, fake: FakeBraze) -> None:
         "stopping: what is under way may end; Ctrl-C once more ends it at once\n"
         "interrupted; to ask for the same send again, pass --send-id story-1\n"
     ) == err
+
+
+@pytest.mark.parametrize("module", ["braze_sends.cli.app", "typer", "rich.console"])
+def test_ctrl_c_while_modules_are_imported(start: Start, tmp_path: Path, module: str) -> None:
+    """Ctrl-C before a command has begun ends it with exit code 130 and without a word."""
+    (tmp_path / "sitecustomize.py").write_text(AT_AN_IMPORT)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command = start("--version", real_time=True, env={"PYTHONPATH": path, "INTERRUPT_AT": module})
+
+    assert (130, "", "") == ended(command)
+
+
+#: Interrupts its own process when the module that ``INTERRUPT_AT`` names is about to be imported.
+AT_AN_IMPORT = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["INTERRUPT_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+"""
 
 
 def test_ctrl_c_ends_a_demo(start: Start) -> None:

@@ -235,6 +235,8 @@ class _Doing:
             patch.object(Transport, "send", clocked),
             patch.object(Exchange, "start", leaves),
             patch("braze_sends.transport._user_agent", _request.get),
+            patch("braze_sends.transport.steady", self._clock),
+            patch("braze_sends.quota.limiter.steady", self._clock),
             patch("braze_sends.flights.time", SimpleNamespace(time=self._wall)),
             # Between two tries of a contended transaction it would sleep by the clock.
             patch("braze_sends.quota.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),

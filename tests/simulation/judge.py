@@ -86,7 +86,9 @@ class Judge:
                 exists = any(
                     one.counted
                     for one in world.attempts
-                    if one.pair == call.pair and one.sent >= call.begun
+                    if one.pair == call.pair
+                    and one.process is call.process
+                    and one.sent >= call.begun
                 )
             if result.quota_spent is False and exists:
                 self.violated("lie", f"{call.pair} exists, and its call says it cost nothing")

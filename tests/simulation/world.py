@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Collection
 from typing import TypeVar
+from unittest.mock import patch
 
 import attrs
 
@@ -50,9 +51,11 @@ class Attempt:
         sent: when it left.
         counted: when Braze counted it; ``None`` if it did not.
         status: what the client was told; ``None`` if no answer has come to it.
+        told: when that was.
         over: whether no answer will come any more.
         alone: whether nothing else was under way when it left.
-        doubts: attempts of unknown outcome that were old enough to be asked about then.
+        doubts: attempts of unknown outcome, or told too late, that were old enough to be asked
+            about then.
     """
 
     pair: str
@@ -60,6 +63,7 @@ class Attempt:
     sent: float
     counted: float | None = None
     status: int | None = None
+    told: float = math.inf
     over: bool = False
     alone: bool = False
     doubts: int = 0
@@ -223,7 +227,7 @@ class Wire:
         attempt.over = True
         await self.process.runs()
         if isinstance(reply, Reply):
-            attempt.status = reply.status
+            attempt.status, attempt.told = reply.status, self.process.world.now()
         self.process.world.note(f"{self.process}: {attempt.pair} <- {_shown(reply)}")
         return reply
 
@@ -301,7 +305,7 @@ class World:
         attempt = Attempt(pair, process, now)
         attempt.alone = not any(one.sent > now - TIMEOUT - 5 for one in self.under_way)
         attempt.doubts = sum(
-            one.status is None and one.sent <= now - RIPE for one in self.attempts[-300:]
+            one.told > one.sent + TIMEOUT and one.sent <= now - RIPE for one in self.attempts[-300:]
         ) + sum(when <= now - RIPE + TIMEOUT for when in self.unkept)
         self.attempts.append(attempt)
         self.under_way.add(attempt)
@@ -497,7 +501,15 @@ def run(seed: int, mix: Mix, *, keeps: bool = False) -> World:
 
     async def main() -> World:
         world = World(seed, mix, keeps)
-        await world.run()
+
+        def steady() -> float:
+            return world.loop.time() + world.slept
+
+        with (
+            patch("braze_sends.transport.steady", steady),
+            patch("braze_sends.quota.limiter.steady", steady),
+        ):
+            await world.run()
         return world
 
     return run_virtual(main())
