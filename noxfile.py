@@ -71,7 +71,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def long(session: nox.Session) -> None:
-    """Takes its time: 10,000 simulated days, every small schedule, fuzzing, a hundred kills a store."""
+    """10,000 simulated days, every small schedule, fuzzing, a hundred kills a store."""
     _pytest(session, "-m", "long", "--timeout", "3000", *session.posargs)
 
 

@@ -665,3 +665,11 @@ def test_an_answer_nested_too_deeply_is_an_error_of_ours(depth: int) -> None:
     error = error_of(400, body)
     assert isinstance(error, BadRequestError)
     assert 400 == error.status_code
+
+
+def test_a_number_without_end_is_cut() -> None:
+    """Its digits count as text, and may be the key."""
+    body = json.dumps({"message": "no", "errors": [int("9" * 4000), 7]}).encode()
+    with pytest.raises(BadRequestError) as caught:
+        parse(400, body)
+    assert ("9" * 1000, 7) == caught.value.errors

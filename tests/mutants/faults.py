@@ -54,7 +54,7 @@ FAULTS = (
         old="if lease.deadline <= now:",
         new="if lease.deadline + DAY <= now:",
         breaks="A lease outlives the process that held it.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_a_doubt_at_its_deadline",
     ),
     Fault(
         "a dead owner leaves no doubt",
@@ -62,7 +62,7 @@ FAULTS = (
         old=("if lease.attempt is not None:\n            self.charges["),
         new=("if lease.attempt is None:\n            self.charges["),
         breaks="What a dead process had sent is not charged.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_a_doubt_at_its_deadline",
     ),
     Fault(
         "a dead owner's nameless send is no send",
@@ -72,7 +72,7 @@ FAULTS = (
         breaks=(
             "A send that Braze was to name does not count for an own limit after its owner died."
         ),
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for",
     ),
     Fault(
         "a dead canary blocks the rest",
@@ -80,7 +80,7 @@ FAULTS = (
         old="self._canary_ended(lease.begun)",
         new="pass",
         breaks="No second canary goes when the process that sent the first one dies.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_second_canary_goes_when_the_owner_of_the_first_has_died",
     ),
     Fault(
         "a window ends at the reset itself",
@@ -88,7 +88,7 @@ FAULTS = (
         old=">= self.reset + RESET_MARGIN:",
         new=">= self.reset:",
         breaks="The reset second, which can still be refused, is used.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "charges without a window stay for ever",
@@ -96,7 +96,7 @@ FAULTS = (
         old="self._keep_charges(lambda charge: now < charge.ripe + DAY)",
         new="pass",
         breaks="Without headers, the quota of a day is that of all days.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_without_a_window_charges_lapse_after_a_day",
     ),
     Fault(
         "charges without a window go too early",
@@ -104,7 +104,7 @@ FAULTS = (
         old="self._keep_charges(lambda charge: now < charge.ripe + DAY)",
         new="self._keep_charges(lambda charge: now < charge.ripe)",
         breaks="Without headers, more than the limit is created in a day.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/test_schedules.py::test_without_headers_each_window_has_its_100",
     ),
     Fault(
         "nobody wakes at a lease's deadline",
@@ -112,7 +112,7 @@ FAULTS = (
         old="*(lease.deadline for lease in self.leases.values())]",
         new="]",
         breaks="The token of a dead process is seen late, or never.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_the_deadline_of_a_lease_is_a_change_of_its_own",
     ),
     Fault(
         "nobody wakes at a block's end",
@@ -120,7 +120,7 @@ FAULTS = (
         old="times = [self.blocked_until, *",
         new="times = [*",
         breaks="A pause after a 429 lasts until something else happens.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/test_schedules.py::test_a_429_of_another_limiter_is_a_pause_and_not_the_end_of_the_day",
     ),
     Fault(
         "nobody wakes when a doubt is ripe",
@@ -128,7 +128,7 @@ FAULTS = (
         old="times += [charge.ripe for charge in self.charges.values()]",
         new="pass",
         breaks="The canary that asks about doubts goes late, or never.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/test_schedules.py::test_slots_of_cancelled_callers_are_used_unless_their_requests_arrived",
     ),
     Fault(
         "nobody wakes at the reset",
@@ -140,7 +140,7 @@ FAULTS = (
         ),
         new=("pass\n        else:\n            times +="),
         breaks="Who waits for the next window waits for ever.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "a window's end clears every charge",
@@ -148,7 +148,7 @@ FAULTS = (
         old="self._keep_charges(lambda charge: not charge.asked and charge.ripe > end)",
         new="self._keep_charges(lambda charge: False)",
         breaks="A request of the old window that is counted in the new one is not charged there.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_doubt_that_was_ripe_before_the_reset_ends_with_its_window",
     ),
     Fault(
         "a window's end clears ripe charges alone that were asked about",
@@ -156,7 +156,7 @@ FAULTS = (
         old="not charge.asked and charge.ripe > end",
         new="not charge.asked",
         breaks="Doubts of the old window take slots of the new one.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_doubt_that_was_ripe_before_the_reset_ends_with_its_window",
     ),
     Fault(
         "a refused doubt outlives its window",
@@ -164,7 +164,7 @@ FAULTS = (
         old="not charge.asked and charge.ripe > end",
         new="charge.asked or charge.ripe > end",
         breaks="A doubt that a canary confirmed takes a slot of the next window.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_refused_canary_keeps_the_doubts_until_the_window_ends",
     ),
     Fault(
         "Braze's time is known exactly at a window's end",
@@ -175,7 +175,7 @@ FAULTS = (
             "A request that was ripe about the reset is not charged, though it may be "
             "counted after it."
         ),
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_doubt_that_ripens_about_the_reset_is_charged_after_it",
     ),
     Fault(
         "used outlives its window",
@@ -183,7 +183,7 @@ FAULTS = (
         old="self.used, self.reset = 0, None",
         new="self.reset = None",
         breaks="The new window begins with the slots of the old one used.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "created outlives its window",
@@ -191,7 +191,7 @@ FAULTS = (
         old="self.created = self.cleared = self.dismissed = 0",
         new="self.cleared = self.dismissed = 0",
         breaks="An own limit counts the sends of the window before.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_an_own_limit_begins_anew_in_a_new_window",
     ),
     Fault(
         "cleared outlives its window",
@@ -199,7 +199,7 @@ FAULTS = (
         old="self.created = self.cleared = self.dismissed = 0",
         new="self.created = self.dismissed = 0",
         breaks="An own limit counts the doubts of the window before.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_an_own_limit_begins_anew_in_a_new_window",
     ),
     Fault(
         "dismissed outlives its window",
@@ -207,7 +207,7 @@ FAULTS = (
         old="self.created = self.cleared = self.dismissed = 0",
         new="self.created = self.cleared = 0",
         breaks="A limit that was raised at the reset is not asked about.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen",
     ),
     Fault(
         "a rumour outlives its window",
@@ -215,7 +215,7 @@ FAULTS = (
         old=("self.rumour = None\n        self.tally"),
         new="self.tally",
         breaks="The numbers of another window's answer are acted upon.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_sighting_ends_with_our_window_too",
     ),
     Fault(
         "the tally outlives its window",
@@ -223,7 +223,7 @@ FAULTS = (
         old="self.tally = Tally()\n",
         new="pass\n",
         breaks="The creations shown are those of two windows.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_the_tally_ends_with_its_window",
     ),
     Fault(
         "a new window needs no canary",
@@ -231,7 +231,7 @@ FAULTS = (
         old=("self.tally = Tally()\n        self._forget_state(now)"),
         new="self.tally = Tally()",
         breaks="A burst goes into a window that may not have begun, or has a lower limit.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/test_schedules.py::test_a_window_that_opens_late_draws_two_refusals_and_not_eight",
     ),
     Fault(
         "canaries are not counted anew",
@@ -239,7 +239,7 @@ FAULTS = (
         old="= False, now, 1",
         new="= False, now, self.canaries",
         breaks="After a silence, many go at once into the next unknown state.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_one_canary_goes_into_a_new_window",
     ),
     Fault(
         "attempts from before are canaries",
@@ -247,7 +247,7 @@ FAULTS = (
         old="self.known, self.unknown_since, self.canaries = False, now, 1",
         new="self.known, self.canaries = False, 1",
         breaks="An answer to a request from before a 429 or a reset is taken for news.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_pauses_grow_with_each_429_and_a_burst_is_one",
     ),
     Fault(
         "a repeat needs a token",
@@ -255,7 +255,7 @@ FAULTS = (
         old="repeat = ask.pair in doubted",
         new="repeat = False",
         breaks="The repeat of an attempt in doubt waits for quota, though it creates nothing new.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_repeat_takes_no_token",
     ),
     Fault(
         "a canary's wait holds up nobody",
@@ -263,7 +263,7 @@ FAULTS = (
         old="decision = stop or short.get(",
         new="decision = short.get(",
         breaks="Those behind one that waits for the canary or a block are looked at, and may pass.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_who_waits_for_the_canary_is_not_passed_by_the_one_behind",
     ),
     Fault(
         "those who ask for the same may pass",
@@ -271,7 +271,7 @@ FAULTS = (
         old="decision = stop or short.get((ask.headroom, ask.cap))",
         new="decision = stop",
         breaks="Whoever comes later takes the token that came back for the first in the queue.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_who_asks_for_the_same_stands_behind_the_first_that_found_nothing",
     ),
     Fault(
         "those with another cap stand behind",
@@ -279,7 +279,7 @@ FAULTS = (
         old="decision = stop or short.get((ask.headroom, ask.cap))",
         new="decision = stop or (next(iter(short.values()), None))",
         breaks="One whose own cap is used up holds up clients with a higher one.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_less_headroom_passes_and_more_waits_behind",
     ),
     Fault(
         "a pair is granted twice in one step",
@@ -287,7 +287,7 @@ FAULTS = (
         old="holders[ask.pair] = ask.lease",
         new="pass",
         breaks="Two creates of the same pair are under way at once.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_pair_is_granted_once_in_one_step",
     ),
     Fault(
         "a held lease stands in the queue",
@@ -295,7 +295,7 @@ FAULTS = (
         old="special = repeat or ask.in_doubt or ask.lease in self.leases or",
         new="special = repeat or ask.in_doubt or",
         breaks="A further attempt waits behind others, though it has its token.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_further_attempt_does_not_stand_behind_those_without_a_token",
     ),
     Fault(
         "one in doubt stands in the queue",
@@ -303,7 +303,7 @@ FAULTS = (
         old="special = repeat or ask.in_doubt or ask.lease",
         new="special = repeat or ask.lease",
         breaks="A repeat whose charge is gone waits behind others.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_pair_once_in_doubt_is_asked_for_though_nothing_is_left",
     ),
     Fault(
         "one whose pair is under way stands in the queue",
@@ -311,7 +311,7 @@ FAULTS = (
         old="or ask.lease in self.leases or ask.pair in holders",
         new="or ask.lease in self.leases",
         breaks="A call for a pair that is about to exist is told that the quota is used up.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_pair_under_way_is_waited_for_behind_others_that_find_nothing_left",
     ),
     Fault(
         "a success without headers is a doubt",
@@ -319,7 +319,7 @@ FAULTS = (
         old="pairs = {charge.pair for charge in self.charges.values() if not charge.certain}",
         new="pairs = {charge.pair for charge in self.charges.values()}",
         breaks="A pair that was created without headers is asked for again as a repeat.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_success_without_headers_is_no_doubt_of_its_pair",
     ),
     Fault(
         "a pair that exists may be in doubt again",
@@ -327,7 +327,7 @@ FAULTS = (
         old="self.charges[name] = attrs.evolve(charge, pair=None)",
         new="pass",
         breaks="A doubt of a pair that exists is cleared later, and covers what is known.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_pair_that_was_asked_for_twice_counts_once_against_an_own_limit",
     ),
     Fault(
         "a lease for a pair that exists leaves a doubt",
@@ -335,7 +335,7 @@ FAULTS = (
         old="self.leases[name] = attrs.evolve(lease, pair=None)",
         new="pass",
         breaks="A dead process puts a pair that exists in doubt again.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_limiter.py::test_what_is_known_of_a_pair_outlives_every_doubt",
     ),
     Fault(
         "asking again begins anew",
@@ -343,7 +343,7 @@ FAULTS = (
         old="return Grant(lease.begun)  # asked again",
         new="return Grant(now)  # asked again",
         breaks="A lease whose reply was lost is thought to last longer than it does.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_asking_again_for_a_lease_gives_the_same",
     ),
     Fault(
         "an attempt that was not settled is forgotten",
@@ -351,7 +351,7 @@ FAULTS = (
         old="self._give_up(ask.lease)\n",
         new="self.leases.pop(ask.lease)\n",
         breaks="After a failure of the store, the attempt before is not charged.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_an_attempt_whose_end_could_not_be_kept_is_a_doubt",
     ),
     Fault(
         "the attempt after one not settled needs a token",
@@ -359,7 +359,7 @@ FAULTS = (
         old="lease, repeat = None, ask.pair is not None",
         new="lease = None",
         breaks="After a failure of the store, the repeat waits for quota.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_the_attempt_after_one_whose_end_was_not_kept_takes_no_token",
     ),
     Fault(
         "a pair under way is not waited for",
@@ -367,7 +367,7 @@ FAULTS = (
         old="if holder is not None and holder != ask.lease and holder in self.leases:",
         new="if False:",
         breaks="Two processes create the same pair at once.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_pair_under_way_elsewhere_is_waited_for",
     ),
     Fault(
         "a block holds up nobody",
@@ -375,7 +375,7 @@ FAULTS = (
         old="        if now < self.blocked_until:",
         new="        if False:",
         breaks="After a 429 the rest goes on.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block",
     ),
     Fault(
         "a lease is held through a block",
@@ -383,7 +383,7 @@ FAULTS = (
         old="self.leases.pop(ask.lease, None)  # not held",
         new="pass  # not held",
         breaks="One that waits for the end of a block keeps a token from others.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block",
     ),
     Fault(
         "no canary",
@@ -391,7 +391,7 @@ FAULTS = (
         old="if not self.known and self._canaries_out() >= self.canaries:",
         new="if False:",
         breaks="A burst goes out before anything is known.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_charges_and_what_was_created",
     ),
     Fault(
         "one more than is free",
@@ -399,7 +399,7 @@ FAULTS = (
         old="if lease is None and self.free(ask) < 1:",
         new="if lease is None and self.free(ask) < 0:",
         breaks="One create more than the limit goes out.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
     ),
     Fault(
         "a kept token is asked for again",
@@ -407,7 +407,7 @@ FAULTS = (
         old="if lease is None and self.free(ask) < 1:",
         new="if self.free(ask) < 1:",
         breaks="A further attempt with a token waits for one.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/exhaustive/test_exhaustive.py::test_the_promises_hold_in_every_interleaving",
     ),
     Fault(
         "a lost pair is asked for beside others",
@@ -415,7 +415,7 @@ FAULTS = (
         old="lost = ask.in_doubt and not self.leases and",
         new="lost = ask.in_doubt and",
         breaks="A repeat that may be a create takes the slot of one that is under way.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_pair_once_in_doubt_is_asked_for_though_nothing_is_left",
     ),
     Fault(
         "a lost pair is not asked for",
@@ -423,7 +423,7 @@ FAULTS = (
         old="lost = ask.in_doubt and not self.leases and self._own_room(ask) > 0",
         new="lost = False",
         breaks="A pair that may exist is lost when nothing is left.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_pair_once_in_doubt_is_asked_for_though_nothing_is_left",
     ),
     Fault(
         "a lost pair breaks the cap",
@@ -431,7 +431,7 @@ FAULTS = (
         old="not self.leases and self._own_room(ask) > 0",
         new="not self.leases",
         breaks="A repeat that may be a create breaks the caller's own cap.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_no_canary_risks_an_own_cap",
     ),
     Fault(
         "probes break the cap",
@@ -439,7 +439,7 @@ FAULTS = (
         old="capped = self._own_room(ask) <= ask.headroom",
         new="capped = False",
         breaks="A careful request goes though the caller's own cap is used up.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer",
     ),
     Fault(
         "an assumed limit is asked about in a burst",
@@ -447,7 +447,7 @@ FAULTS = (
         old="alone = not self.leases and self._room() > 0",
         new="alone = self._room() > 0",
         breaks="Many go at once to learn whether the headroom leaves anything.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer",
     ),
     Fault(
         "an assumed limit is not asked about",
@@ -455,7 +455,7 @@ FAULTS = (
         old="asks_assumed = self._headroom_unjudged(ask) and alone and not capped",
         new="asks_assumed = False",
         breaks="A headroom above the assumed limit can never be served.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer",
     ),
     Fault(
         "a higher limit is not asked about",
@@ -463,7 +463,7 @@ FAULTS = (
         old="asks_limit = not asks_charges and self._sighted(ask)",
         new="asks_limit = False",
         breaks="A limit that Braze raised is not seen before the window ends.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
     ),
     Fault(
         "a higher limit is asked about in a burst",
@@ -471,7 +471,7 @@ FAULTS = (
         old="if asks_limit and self.leases:",
         new="if False:",
         breaks="Several go beyond the limit at once to ask for a higher one.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
     ),
     Fault(
         "many careful requests",
@@ -479,7 +479,7 @@ FAULTS = (
         old="self.careful = self.careful and not careful",
         new="pass",
         breaks="After the quota is forgotten, each create goes though nothing is left.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_after_forgetting_the_next_answer_tells_the_limit",
     ),
     Fault(
         "no grace for a lease",
@@ -487,7 +487,7 @@ FAULTS = (
         old="deadline=now + ask.timeout + LEASE_GRACE,",
         new="deadline=now + ask.timeout,",
         breaks="A live process is taken for dead while it tells of its attempt.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_a_doubt_at_its_deadline",
     ),
     Fault(
         "a dead owner's doubt is ripe at once",
@@ -495,7 +495,7 @@ FAULTS = (
         old="ripe=now + RIPE_TIMEOUTS * ask.timeout,",
         new="ripe=now,",
         breaks="A doubt is cleared before Braze may have counted it.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_a_doubt_at_its_deadline",
     ),
     Fault(
         "headroom is not kept",
@@ -503,7 +503,7 @@ FAULTS = (
         old="return min(self._room(), self._own_room(ask)) - ask.headroom",
         new="return min(self._room(), self._own_room(ask))",
         breaks="Bulk work uses the slots that are kept for others.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_less_headroom_passes_and_more_waits_behind",
     ),
     Fault(
         "open leases are not counted",
@@ -511,7 +511,7 @@ FAULTS = (
         old="return room - len(self.leases)",
         new="return room",
         breaks="A burst takes the same token many times.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_an_owner_that_dies_between_two_attempts_leaves_nothing_new",
     ),
     Fault(
         "charges are not counted",
@@ -519,7 +519,7 @@ FAULTS = (
         old="room = self.limit - self.used - len(self.charges)",
         new="room = self.limit - self.used",
         breaks="What may have been counted is given out again.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
     ),
     Fault(
         "a cap does not count cleared doubts",
@@ -527,7 +527,7 @@ FAULTS = (
         old="return ask.cap - self.created - cleared - open_",
         new="return ask.cap - self.created - open_",
         breaks="The caller's own cap is broken by what was created without an answer.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_cleared_doubt_counts_for_an_own_cap_as_far_as_the_headers_allow",
     ),
     Fault(
         "a cap counts each cleared doubt",
@@ -535,7 +535,7 @@ FAULTS = (
         old="cleared = min(cleared, max(0, self.used - self.created))",
         new="pass",
         breaks="Doubts that were in vain use up the caller's own cap.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_cleared_doubt_counts_for_an_own_cap_as_far_as_the_headers_allow",
     ),
     Fault(
         "a cap does not count doubts",
@@ -543,7 +543,7 @@ FAULTS = (
         old="return self.certain or self.pair is not None",
         new="return self.certain",
         breaks="The caller's own cap is broken by what is in doubt.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for",
     ),
     Fault(
         "a canary asks beside others",
@@ -551,7 +551,7 @@ FAULTS = (
         old="if self.leases or len(ripening) < missing or",
         new="if len(ripening) < missing or",
         breaks="A canary asks what an answer on its way tells for nothing.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/test_schedules.py::test_slots_of_cancelled_callers_are_used_unless_their_requests_arrived",
     ),
     Fault(
         "a canary breaks the cap",
@@ -559,7 +559,7 @@ FAULTS = (
         old="len(ripening) < missing or self._own_room(ask) <= ask.headroom:",
         new="len(ripening) < missing:",
         breaks="A canary goes though the caller's own cap is used up.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_an_own_cap_that_is_used_up_holds_up_nobody_else",
     ),
     Fault(
         "a canary asks before a doubt is ripe",
@@ -567,7 +567,7 @@ FAULTS = (
         old="return ripening[missing - 1] if missing > 0 else -math.inf",
         new="return -math.inf",
         breaks="A canary asks before Braze may have counted the doubts.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_no_create_goes_beyond_the_limit_while_a_doubt_may_be_in_vain",
     ),
     Fault(
         "a refused doubt is asked about again",
@@ -575,7 +575,7 @@ FAULTS = (
         old="charges = [charge for charge in self.charges.values() if not charge.asked]",
         new="charges = list(self.charges.values())",
         breaks="Each doubt that fills the quota draws a 429 again and again.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_refused_canary_keeps_the_doubts_until_the_window_ends",
     ),
     Fault(
         "each success without headers may be in vain",
@@ -583,7 +583,7 @@ FAULTS = (
         old="return sorted(doubts + certain[: self._included()])",
         new="return sorted(doubts + certain)",
         breaks="A canary asks about creates that are known to be counted.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
     ),
     Fault(
         "no success without headers may be in vain",
@@ -591,7 +591,7 @@ FAULTS = (
         old="return sorted(doubts + certain[: self._included()])",
         new="return sorted(doubts)",
         breaks="Slots that are counted twice are lost to the day.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_successes_without_headers_that_used_may_include_are_asked_about",
     ),
     Fault(
         "a success after the last answer is included",
@@ -599,7 +599,7 @@ FAULTS = (
         old="not charge.asked and charge.begun < self.learned",
         new="not charge.asked",
         breaks="A canary asks about creates that no answer can include.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
     ),
     Fault(
         "what told its headers is included",
@@ -607,7 +607,7 @@ FAULTS = (
         old="return max(0, min(before, self.used - self.created))",
         new="return max(0, before)",
         breaks="A canary asks about creates that the numbers show to be counted.",
-        killer="tests/quota/test_bucket.py",
+        killer="simulation --days 480",
     ),
     Fault(
         "asking for a limit breaks the cap",
@@ -615,7 +615,7 @@ FAULTS = (
         old="if seen is None or self._own_room(ask) <= ask.headroom:",
         new="if seen is None:",
         breaks="A create beyond the caller's own cap asks for a higher limit.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_probe_for_a_higher_limit_respects_cap_and_headroom",
     ),
     Fault(
         "a higher limit is asked about with slots left",
@@ -623,7 +623,7 @@ FAULTS = (
         old="if self.used + certain - self._included() + len(self.leases) < self.limit:",
         new="if False:",
         breaks="A success that shows nothing raises the limit.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_no_create_goes_beyond_the_limit_while_a_doubt_may_be_in_vain",
     ),
     Fault(
         "the headroom of a sighted limit is used",
@@ -631,7 +631,7 @@ FAULTS = (
         old="return seen.window.limit - max(seen.window.used, self.limit) > ask.headroom",
         new="return seen.window.limit - max(seen.window.used, self.limit) > 0",
         breaks="A create asks for a limit within the headroom.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_probe_for_a_higher_limit_respects_cap_and_headroom",
     ),
     Fault(
         "a headroom that was judged is asked about",
@@ -639,7 +639,7 @@ FAULTS = (
         old="return self.learned == -math.inf and ask.headroom >= self.limit",
         new="return ask.headroom >= self.limit",
         breaks="One that can never be served goes out all the same.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_what_can_never_be_had_is_said_to_be_never",
     ),
     Fault(
         "never is not said",
@@ -647,7 +647,7 @@ FAULTS = (
         old=("            return math.inf\n        if self.leases:"),
         new=("            pass\n        if self.leases:"),
         breaks="A call that can never be served waits.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_what_can_never_be_had_is_said_to_be_never",
     ),
     Fault(
         "a lease's end is no event",
@@ -655,7 +655,7 @@ FAULTS = (
         old=("        if self.leases:\n            return None\n"),
         new="",
         breaks="A caller is told to come back at the reset, though a token may come back before.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer",
     ),
     Fault(
         "the reset is no event",
@@ -667,7 +667,7 @@ FAULTS = (
         ),
         new=("pass\n        else:\n            missing"),
         breaks="A caller is told that nothing ever comes back.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_refused_canary_keeps_the_doubts_until_the_window_ends",
     ),
     Fault(
         "kept leases are canaries",
@@ -675,7 +675,7 @@ FAULTS = (
         old="lease.attempt is not None and lease.begun >= self.unknown_since",
         new="lease.begun >= self.unknown_since",
         breaks="A lease between two attempts holds up the rest.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_lease_between_two_attempts_is_no_canary",
     ),
     Fault(
         "leases from before are canaries",
@@ -683,7 +683,7 @@ FAULTS = (
         old="lease.attempt is not None and lease.begun >= self.unknown_since",
         new="lease.attempt is not None",
         breaks="Those that were out before a 429 keep the canary from going.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_charges_and_what_was_created",
     ),
     Fault(
         "a late answer leaves its doubt",
@@ -691,7 +691,7 @@ FAULTS = (
         old="charge = self.charges.pop(name, None)",
         new="charge = self.charges.get(name)",
         breaks="The slot of an answer that came late counts twice.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_an_answer_after_the_deadline_settles_the_doubt",
     ),
     Fault(
         "finishing twice counts twice",
@@ -699,7 +699,7 @@ FAULTS = (
         old="        if mine or late:\n",
         new="        if True:\n",
         breaks="A settle that is repeated after a lost reply counts the send twice.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_finishing_twice_counts_once",
     ),
     Fault(
         "the tally counts a repeat of settling",
@@ -707,7 +707,7 @@ FAULTS = (
         old="if answer.spent and not counted and not there:",
         new="if answer.spent and not there:",
         breaks="A success without headers that is told twice is shown twice.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_finishing_twice_counts_once",
     ),
     Fault(
         "the tally counts the window before",
@@ -715,7 +715,7 @@ FAULTS = (
         old="if answer.spent and not counted and not there:",
         new="if answer.spent and not counted:",
         breaks="A late answer of the last window is shown in this one.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_the_tally_ends_with_its_window",
     ),
     Fault(
         "an own create is not counted",
@@ -723,7 +723,7 @@ FAULTS = (
         old="self.created += answer.spent is True",
         new="pass",
         breaks="The caller's own cap is never used up.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for",
     ),
     Fault(
         "a doubt that is believed is not cleared",
@@ -731,7 +731,7 @@ FAULTS = (
         old="self.cleared += answer.in_doubt",
         new="pass",
         breaks="The caller's own cap is broken by what was queued or answered in doubt.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_what_a_believed_answer_leaves_in_doubt_counts_for_an_own_limit",
     ),
     Fault(
         "a late answer of the last window is charged",
@@ -739,15 +739,7 @@ FAULTS = (
         old="elif there:",
         new="elif False:",
         breaks="A success of the last window takes a slot of this one.",
-        killer="tests/quota/test_bucket.py",
-    ),
-    Fault(
-        "a success without headers ripens late",
-        RULE,
-        old="Charge(ask.pair, grant.begun, ripe=now, certain=True)",
-        new="Charge(ask.pair, grant.begun, ripe=ripe, certain=True)",
-        breaks="A success without headers is counted twice for three timeouts.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/test_schedules.py::test_an_answer_of_the_old_window_is_ignored_in_the_new_one",
     ),
     Fault(
         "a lost answer is not charged",
@@ -755,7 +747,7 @@ FAULTS = (
         old="elif answer.spent is None:",
         new="elif False:",
         breaks="An attempt whose answer was lost is given out again.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_success_without_headers_is_cleared_by_any_later_answer",
     ),
     Fault(
         "an answer in doubt of a nameless send is no send",
@@ -765,7 +757,7 @@ FAULTS = (
         breaks=(
             "A send that Braze was to name does not count for an own limit if its answer was lost."
         ),
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_nameless_send_in_doubt_counts_for_an_own_limit",
     ),
     Fault(
         "an attempt that created nothing leaves its pair in doubt",
@@ -773,7 +765,7 @@ FAULTS = (
         old="pair = (ask.pair or ask.lease) if answer.in_doubt else None",
         new="pair = ask.pair or ask.lease",
         breaks="A pair that a 4xx denied is asked for as a repeat, past the queue.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_denied_pair_is_in_no_doubt",
     ),
     Fault(
         "a refused lease is kept",
@@ -781,7 +773,7 @@ FAULTS = (
         old="if keep and not answer.refused:",
         new="if keep:",
         breaks="One that was refused keeps its token through the pause.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_refused_attempt_keeps_no_lease",
     ),
     Fault(
         "pauses never start over",
@@ -789,7 +781,7 @@ FAULTS = (
         old=("elif believed or answer.spent:\n            self.refusals = 0"),
         new=("elif believed or answer.spent:\n            pass"),
         breaks="A 429 after days of peace pauses as long as the last of a burst.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_pauses_grow_with_each_429_and_a_burst_is_one",
     ),
     Fault(
         "an answer without headers does not end the canary",
@@ -797,7 +789,7 @@ FAULTS = (
         old="if not believed and not answer.refused and mine:",
         new="if False:",
         breaks="A vendor without headers is asked one by one, for ever.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer",
     ),
     Fault(
         "a limit that was created beyond is not believed",
@@ -805,7 +797,7 @@ FAULTS = (
         old="if answer.spent or (window is higher and higher.used == higher.limit):",
         new="if window is higher and higher.used == higher.limit:",
         breaks="A raised limit is asked about again and again.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
     ),
     Fault(
         "another bucket's refusal does not dismiss its limit",
@@ -813,7 +805,7 @@ FAULTS = (
         old="self.dismissed, self.dismissed_until, self.rumour = higher.limit, now + DAY, None",
         new="self.rumour = None",
         breaks="Each sighting of another bucket's limit draws a 429.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen",
     ),
     Fault(
         "closing forgets what was sent",
@@ -821,7 +813,7 @@ FAULTS = (
         old="if lease is not None and lease.attempt in (None, undelivered):",
         new="if lease is not None:",
         breaks="An attempt that the store could not settle is not charged.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_an_attempt_whose_end_could_not_be_kept_is_a_doubt",
     ),
     Fault(
         "no more canaries without headers",
@@ -829,7 +821,7 @@ FAULTS = (
         old="self.canaries = min(2 * self.canaries, 1 << 20)",
         new="pass",
         breaks="Without headers, one create at a time goes out.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer",
     ),
     Fault(
         "answers from before end the canary",
@@ -837,7 +829,7 @@ FAULTS = (
         old="if not self.known and begun >= self.unknown_since:",
         new="if not self.known:",
         breaks="Old answers without headers let many go at once after a 429.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_answers_to_requests_from_before_let_no_more_canaries_go",
     ),
     Fault(
         "a 429 of another limiter blocks to the reset",
@@ -845,7 +837,7 @@ FAULTS = (
         old="if window and window.used == window.limit and now < ends",
         new="if window and now < ends",
         breaks="A 429 with slots left costs the rest of the day.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/test_schedules.py::test_a_429_of_another_limiter_is_a_pause_and_not_the_end_of_the_day",
     ),
     Fault(
         "a reset far ahead blocks",
@@ -853,7 +845,7 @@ FAULTS = (
         old="and now < ends <= now + LONGEST_WAIT:",
         new="and now < ends:",
         breaks="A proxy's clock blocks everybody for ever.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_429_whose_reset_is_days_ahead_is_a_short_pause",
     ),
     Fault(
         "each 429 of a burst counts",
@@ -861,7 +853,7 @@ FAULTS = (
         old="if pause is None and begun < self.unknown_since:",
         new="if False:",
         breaks="One burst that is refused pauses everybody for a minute.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_pauses_grow_with_each_429_and_a_burst_is_one",
     ),
     Fault(
         "pauses do not grow",
@@ -869,7 +861,7 @@ FAULTS = (
         old="pause = min(FIRST_PAUSE * 2**self.refusals, LONGEST_PAUSE)",
         new="pause = FIRST_PAUSE",
         breaks="Braze is asked each two seconds while it refuses.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_pauses_grow_with_each_429_and_a_burst_is_one",
     ),
     Fault(
         "Retry-After is not heard",
@@ -877,7 +869,7 @@ FAULTS = (
         old="pause = answer.retry_after\n",
         new="pause = None\n",
         breaks="Everybody comes back before Braze asked them to.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block",
     ),
     Fault(
         "a refused canary confirms no doubt",
@@ -885,7 +877,7 @@ FAULTS = (
         old="attrs.evolve(charge, asked=True)",
         new="charge",
         breaks="The next canary asks about the same doubts.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_refused_canary_keeps_the_doubts_until_the_window_ends",
     ),
     Fault(
         "a refused canary confirms young doubts",
@@ -893,7 +885,7 @@ FAULTS = (
         old="                    if charge.ripe <= begun:",
         new="                    if True:",
         breaks="Doubts that Braze could not yet have counted are lost to the day.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_refused_canary_says_nothing_of_a_doubt_that_was_too_young",
     ),
     Fault(
         "the edge confirms doubts",
@@ -901,7 +893,7 @@ FAULTS = (
         old="if asked_charges and not believed and not answer.from_edge:",
         new="if asked_charges and not believed:",
         breaks="A proxy's 429 takes slots that are free.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_429_of_the_edge_says_nothing_of_the_doubts",
     ),
     Fault(
         "a later 429 opens the way",
@@ -909,7 +901,7 @@ FAULTS = (
         old="self.blocked_until = max(self.blocked_until, until)",
         new="self.blocked_until = until",
         breaks="A short pause overrules the wait for the reset.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_block_is_not_shortened",
     ),
     Fault(
         "after a 429 all go at once",
@@ -919,7 +911,7 @@ FAULTS = (
         ),
         new="self.blocked_until = max(self.blocked_until, until)",
         breaks="A whole burst goes when a block ends.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_pauses_grow_with_each_429_and_a_burst_is_one",
     ),
     Fault(
         "a higher limit is believed at sight",
@@ -927,7 +919,7 @@ FAULTS = (
         old="if window.limit > self.limit and not self.trusting:",
         new="if False:",
         breaks="One answer of another bucket lets a burst go beyond the limit.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_header_alone_does_not_raise_the_limit",
     ),
     Fault(
         "a new window keeps the doubts of the old",
@@ -937,7 +929,7 @@ FAULTS = (
         breaks=(
             "An answer that tells the next window before our clock does not free the old charges."
         ),
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_the_create_that_tells_of_a_new_window_is_in_its_tally",
     ),
     Fault(
         "creations of another window count in this one",
@@ -945,7 +937,7 @@ FAULTS = (
         old="if self.created_reset is None or window.reset > self.created_reset + SAME_RESET:",
         new="if False:",
         breaks="An own limit counts the sends of the window before.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_an_own_limit_begins_anew_with_a_first_answer_of_a_later_window",
     ),
     Fault(
         "creations are forgotten with each reset",
@@ -953,7 +945,7 @@ FAULTS = (
         old="if self.created_reset is None or window.reset > self.created_reset + SAME_RESET:",
         new="if True:",
         breaks="An own limit is broken when a reset is corrected within the window.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_an_own_limit_counts_on_when_a_reset_is_corrected",
     ),
     Fault(
         "an old answer lowers the limit's news",
@@ -961,7 +953,7 @@ FAULTS = (
         old="if begun >= self.learned or window.used > self.used:",
         new="if True:",
         breaks="A late answer from before brings back the limit that was.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_late_answer_does_not_bring_back_the_limit_that_was",
     ),
     Fault(
         "used may shrink",
@@ -969,7 +961,7 @@ FAULTS = (
         old="self.used = max(self.used, window.used)",
         new="self.used = window.used",
         breaks="A late answer gives out slots that are used.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_lower_limit_is_believed_at_once",
     ),
     Fault(
         "learned is not noted",
@@ -977,7 +969,7 @@ FAULTS = (
         old="        self.learned = now\n",
         new="",
         breaks="What was learnt cannot be told from what was assumed.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_date_that_is_seconds_off_needs_a_second_witness",
     ),
     Fault(
         "a later answer does not end a rumour",
@@ -985,7 +977,7 @@ FAULTS = (
         old="if self.rumour is not None and begun >= self.rumour.seen:",
         new="if False:",
         breaks="A limit that the answers since do not name is asked about.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_later_answer_that_names_our_limit_ends_what_was_seen",
     ),
     Fault(
         "an answer from before tells the state",
@@ -993,7 +985,7 @@ FAULTS = (
         old="self.known = self.known or begun >= self.unknown_since",
         new="self.known = True",
         breaks="An answer to a request from before a 429 lets all go.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_charges_and_what_was_created",
     ),
     Fault(
         "cleared successes are not counted",
@@ -1001,7 +993,7 @@ FAULTS = (
         old="self.created += charge.certain\n",
         new="pass\n",
         breaks="An own limit forgets the successes without headers.",
-        killer="tests/quota/test_bucket.py",
+        killer="simulation --days 480",
     ),
     Fault(
         "cleared doubts are not counted",
@@ -1009,7 +1001,7 @@ FAULTS = (
         old="self.cleared += charge.may_exist and not charge.certain",
         new="pass",
         breaks="An own limit forgets doubts that an answer cleared.",
-        killer="tests/quota/test_bucket.py",
+        killer="simulation --days 480",
     ),
     Fault(
         "doubts are cleared by any answer",
@@ -1017,7 +1009,7 @@ FAULTS = (
         old="self._keep_charges(lambda charge: begun < charge.ripe)",
         new="self._keep_charges(lambda charge: False)",
         breaks="A doubt that Braze counts a little later is given out again.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_success_without_headers_is_cleared_by_any_later_answer",
     ),
     Fault(
         "doubts are never cleared",
@@ -1025,7 +1017,7 @@ FAULTS = (
         old="self._keep_charges(lambda charge: begun < charge.ripe)",
         new="pass",
         breaks="Doubts that were in vain are lost to the day.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_success_without_headers_is_cleared_by_any_later_answer",
     ),
     Fault(
         "a window that has ended is believed",
@@ -1033,7 +1025,7 @@ FAULTS = (
         old="if not braze_now - RESET_MARGIN < window.reset <= braze_now + LONGEST_WAIT:",
         new="if not window.reset <= braze_now + LONGEST_WAIT:",
         breaks="A late answer of the last window ends this one.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_an_absurd_reset_counts_as_no_headers",
     ),
     Fault(
         "a window far ahead is believed",
@@ -1041,7 +1033,7 @@ FAULTS = (
         old="if not braze_now - RESET_MARGIN < window.reset <= braze_now + LONGEST_WAIT:",
         new="if not braze_now - RESET_MARGIN < window.reset:",
         breaks="A proxy's clock moves the reset by weeks.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_an_absurd_reset_counts_as_no_headers",
     ),
     Fault(
         "any later window is believed",
@@ -1049,7 +1041,7 @@ FAULTS = (
         old="return braze_now > self.reset - CLOSING or window.limit < self.limit",
         new="return True",
         breaks="Another bucket's reset opens a fresh window each hour.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_later_window_of_the_same_limit_is_not_believed_while_ours_is_ahead",
     ),
     Fault(
         "a lower limit with a later reset is not believed",
@@ -1057,7 +1049,7 @@ FAULTS = (
         old="return braze_now > self.reset - CLOSING or window.limit < self.limit",
         new="return braze_now > self.reset - CLOSING",
         breaks="A first answer of another bucket keeps the daily one's from being believed.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_later_window_with_a_lower_limit_shows_that_ours_was_another_bucket",
     ),
     Fault(
         "the next window is not believed before our clock",
@@ -1065,7 +1057,7 @@ FAULTS = (
         old="return braze_now > self.reset - CLOSING or window.limit < self.limit",
         new="return window.limit < self.limit",
         breaks="A clock that is a little late loses the first answers of the window.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_date_and_a_reset_that_agree_end_our_window",
     ),
     Fault(
         "any earlier window is believed",
@@ -1073,7 +1065,7 @@ FAULTS = (
         old="return begun >= self.learned and window.limit == self.limit",
         new="return True",
         breaks="An old answer moves the reset back, and its numbers are used.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_wrong_window_of_ours_is_given_up_for_one_that_contradicts_it",
     ),
     Fault(
         "an earlier window is never believed",
@@ -1081,7 +1073,7 @@ FAULTS = (
         old="return begun >= self.learned and window.limit == self.limit",
         new="return False",
         breaks="A wrong reset that is too late costs the day.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_wrong_window_of_ours_is_given_up_for_one_that_contradicts_it",
     ),
     Fault(
         "a sighting outlives its window",
@@ -1089,7 +1081,7 @@ FAULTS = (
         old="now + self.offset >= seen.window.reset + RESET_MARGIN:",
         new="False:",
         breaks="A sighting of a window that has ended bounds what is free, for ever.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_sighting_ends_with_its_window",
     ),
     Fault(
         "nobody wakes when a sighting ends",
@@ -1100,7 +1092,7 @@ FAULTS = (
         ),
         new=("pass\n        return min(("),
         breaks="Who waits for the end of a sighting waits for something else.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_the_end_of_a_sighting_is_waited_for",
     ),
     Fault(
         "a sighting's end is no event",
@@ -1111,7 +1103,7 @@ FAULTS = (
         ),
         new=("pass\n        return min(times)"),
         breaks="A caller is told to come back later than it could.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_the_end_of_a_sighting_is_waited_for",
     ),
     Fault(
         "a sighting does not know what came after",
@@ -1119,7 +1111,7 @@ FAULTS = (
         old="since = sum(charge.ripe > seen.told for charge in self.charges.values())",
         new="since = 0",
         breaks="What was charged since a sighting is given out again.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_sighting_bounds_what_is_free",
     ),
     Fault(
         "a sighting counts every charge again",
@@ -1127,7 +1119,7 @@ FAULTS = (
         old="since = sum(charge.ripe > seen.told for charge in self.charges.values())",
         new="since = len(self.charges)",
         breaks="What a sighting counted already is counted twice.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_sighting_bounds_what_is_free",
     ),
     Fault(
         "a sighting of an earlier window is followed",
@@ -1135,7 +1127,7 @@ FAULTS = (
         old=("if later > SAME_RESET or (later >= -SAME_RESET and window.used > seen.window.used):"),
         new="if window.used > seen.window.used:",
         breaks="The sighting of the next window is not taken in while it shows less used.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_the_latest_sighting_of_a_limit_counts",
     ),
     Fault(
         "an attempt in a late window is the old one's",
@@ -1143,7 +1135,7 @@ FAULTS = (
         old="return begun < ended <= now",
         new="return ended <= now",
         breaks="Where a window opens late, what is created in between is not charged.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_success_with_headers_of_an_ended_window_is_charged_unless_it_was_counted_there",
     ),
     Fault(
         "a dismissed limit is sighted again",
@@ -1151,7 +1143,7 @@ FAULTS = (
         old="if window.limit == self.dismissed and now < self.dismissed_until:",
         new="if False:",
         breaks="Each sighting of another bucket's limit draws a 429.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen",
     ),
     Fault(
         "a sighting's use is not followed",
@@ -1159,7 +1151,7 @@ FAULTS = (
         old="self.rumour = Rumour(window, seen.seen, now)",
         new="pass",
         breaks="A create asks for a limit that is used up.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_the_latest_sighting_of_a_limit_counts",
     ),
     Fault(
         "a sighting tells nothing",
@@ -1167,7 +1159,7 @@ FAULTS = (
         old="self.known = True  # up to our limit",
         new="pass  # up to our limit",
         breaks="A first answer with a higher limit leaves all the rest to canaries.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_sighting_bounds_what_is_free",
     ),
     Fault(
         "a sighting does not bound what is left",
@@ -1175,7 +1167,7 @@ FAULTS = (
         old="room = min(room, seen.window.limit - seen.window.used - since)",
         new="pass",
         breaks="More goes out than the answer says is left.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_sighting_bounds_what_is_free",
     ),
     Fault(
         "any Date moves the clock",
@@ -1183,7 +1175,7 @@ FAULTS = (
         old="        if far and not over and not agrees:",
         new="        if False:",
         breaks="One proxy's clock ends the window.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_date_that_is_seconds_off_needs_a_second_witness",
     ),
     Fault(
         "a Date needs a witness always",
@@ -1191,7 +1183,7 @@ FAULTS = (
         old="if far and not over and not agrees:",
         new="if far and not agrees:",
         breaks="A host that slept over the reset does not see that the window is over.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_date_and_a_reset_that_agree_end_our_window",
     ),
     Fault(
         "two Dates that agree are not believed",
@@ -1199,7 +1191,7 @@ FAULTS = (
         old="if far and not over and not agrees:",
         new="if far and not over:",
         breaks="A host that slept keeps its wrong clock.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_date_that_is_seconds_off_needs_a_second_witness",
     ),
     Fault(
         "a Date's second is not allowed for",
@@ -1207,7 +1199,7 @@ FAULTS = (
         old="low, high = date - now, date + 1.0 - begun",
         new="low, high = date - now, date - now",
         breaks="Each answer moves the clock by the part of a second.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_a_date_corrects_the_clock_no_more_than_it_must",
     ),
     Fault(
         "any limit is of the ended window",
@@ -1215,7 +1207,7 @@ FAULTS = (
         old="if window is None or window.limit != self.limit:",
         new="if window is None:",
         breaks="A success with another bucket's headers is not charged.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_a_success_with_headers_of_an_ended_window_is_charged_unless_it_was_counted_there",
     ),
     Fault(
         "forgetting needs no care",
@@ -1223,7 +1215,7 @@ FAULTS = (
         old="self.careful = self.trusting = True",
         new="self.trusting = True",
         breaks="After forgetting, a quota that is thought used up is not asked about.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_charges_and_what_was_created",
     ),
     Fault(
         "forgetting does not trust",
@@ -1231,7 +1223,7 @@ FAULTS = (
         old="self.careful = self.trusting = True",
         new="self.careful = True",
         breaks="After forgetting, the next answer's limit is a rumour.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/test_client.py::test_a_raised_limit_is_taken_up",
     ),
     Fault(
         "forgetting keeps the block",
@@ -1239,7 +1231,7 @@ FAULTS = (
         old="ASSUMED_LIMIT, -math.inf, -math.inf",
         new="ASSUMED_LIMIT, -math.inf, self.blocked_until",
         breaks="Forgetting does not open the way after a wrong 429.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_turns.py::test_forgetting_opens_the_way",
     ),
     Fault(
         "cleared doubts are not remembered",
@@ -1247,7 +1239,7 @@ FAULTS = (
         old="self.unsettled.append(charge.pair)",
         new="pass",
         breaks="A pair that may exist is created as a new one.",
-        killer="tests/quota/test_bucket.py",
+        killer="tests/quota/test_bucket.py::test_what_was_cleared_without_an_answer_is_handed_on",
     ),
     Fault(
         "a further attempt goes to the end of the queue",
@@ -1255,7 +1247,7 @@ FAULTS = (
         old="if not late_comer:",
         new="if False:",
         breaks="A create that has waited longest is passed by all.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_turns.py::test_a_further_attempt_keeps_its_place_in_the_queue",
     ),
     Fault(
         "a cancelled waiter stays in the queue",
@@ -1265,7 +1257,7 @@ FAULTS = (
         ),
         new="if not waiter.future.cancelled():",
         breaks="A caller that is gone is granted a token.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/test_client.py::test_the_end_of_a_loop_leaves_a_doubt_and_not_a_hole",
     ),
     Fault(
         "a cancelled waiter keeps its grant",
@@ -1273,7 +1265,7 @@ FAULTS = (
         old="await self._run(lambda held: held.bucket.close(ask.lease, ask.attempt))",
         new="pass",
         breaks="The token that was granted while its caller was cancelled is lost.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_cancelling_in_the_middle_of_a_transaction_leaks_nothing",
     ),
     Fault(
         "a doubt covers what is known",
@@ -1281,7 +1273,7 @@ FAULTS = (
         old="if memory.send_id is not None or known is None:",
         new="if True:",
         breaks="A pair that exists is in doubt again.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_what_is_known_of_a_pair_outlives_every_doubt",
     ),
     Fault(
         "a pair that exists keeps its doubts",
@@ -1289,7 +1281,7 @@ FAULTS = (
         old=("if known.send_id is not None:\n                    transaction"),
         new=("if False:\n                    transaction"),
         breaks="A doubt that is cleared later covers what is known of its pair.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_what_is_known_of_a_pair_outlives_every_doubt",
     ),
     Fault(
         "operations die with their transaction",
@@ -1297,7 +1289,7 @@ FAULTS = (
         old="self._operations = operations + self._operations",
         new="pass",
         breaks="What was told while the loop ended is lost, and its caller waits for ever.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_the_end_of_a_loop_does_not_lose_an_operation",
     ),
     Fault(
         "a transaction that was cancelled is not run again",
@@ -1305,7 +1297,7 @@ FAULTS = (
         old=("        if self._look_again:\n            self._kick()"),
         new="        pass",
         breaks="Who waits while a loop ends waits for ever.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_the_end_of_a_loop_does_not_lose_an_operation",
     ),
     Fault(
         "a failed store is not asked again",
@@ -1313,7 +1305,7 @@ FAULTS = (
         old=("self._fail(error, operations, waiters)\n                self._arm(self._pause)"),
         new="self._fail(error, operations, waiters)",
         breaks="A wait for quota does not see that the store is back.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "outages add up",
@@ -1321,7 +1313,7 @@ FAULTS = (
         old=("            self._away_since = None\n            for operation"),
         new="            for operation",
         breaks="A store that was away a minute in all ends every wait.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_outages_are_counted_one_by_one",
     ),
     Fault(
         "what we know of our own pair is not used",
@@ -1331,7 +1323,7 @@ FAULTS = (
         breaks=(
             "A create whose lease ran out before it was sent takes its own pair for one in doubt."
         ),
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_turns.py::test_a_create_whose_lease_ran_out_unsent_is_not_in_doubt",
     ),
     Fault(
         "time does not pass",
@@ -1339,7 +1331,7 @@ FAULTS = (
         old="            bucket.advance(now)\n",
         new="",
         breaks="Deadlines and window ends are not seen.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_pair_whose_owner_died_is_remembered_in_doubt",
     ),
     Fault(
         "cleared doubts are not kept",
@@ -1347,23 +1339,7 @@ FAULTS = (
         old="transaction.pairs.setdefault(pair, Remembered(None))",
         new="pass",
         breaks="A pair that may exist is created as a new one.",
-        killer="tests/quota/test_limiter.py",
-    ),
-    Fault(
-        "a cleared doubt covers what is known",
-        LIMITER,
-        old="transaction.pairs.setdefault(pair, Remembered(None))",
-        new="transaction.pairs[pair] = Remembered(None)",
-        breaks="A pair that exists is in doubt again.",
-        killer="tests/quota/test_limiter.py",
-    ),
-    Fault(
-        "unsettled pairs are told again",
-        LIMITER,
-        old="            bucket.unsettled.clear()\n",
-        new="",
-        breaks="A pair is remembered in doubt again with each transaction.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_turns.py::test_a_doubt_that_an_answer_cleared_is_remembered",
     ),
     Fault(
         "the lease of a known pair is kept",
@@ -1371,7 +1347,7 @@ FAULTS = (
         old="                bucket.close(lease)\n",
         new="                pass\n",
         breaks="A further attempt for a pair that exists by now holds a token until its deadline.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_turns.py::test_a_further_attempt_for_a_pair_that_exists_gives_its_lease_back",
     ),
     Fault(
         "a known pair is created again",
@@ -1379,7 +1355,7 @@ FAULTS = (
         old="if memory and memory.send_id\n",
         new="if False\n",
         breaks="A pair that exists is asked for again.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_what_is_known_of_a_pair_outlives_every_doubt",
     ),
     Fault(
         "a remembered doubt is not heeded",
@@ -1387,7 +1363,7 @@ FAULTS = (
         old="and (memories[ask.lease] is not None or ask.pair in doubted)",
         new="and ask.pair in doubted",
         breaks="A repeat whose charge is gone is told that nothing was spent.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/test_schedules.py::test_a_doubt_of_an_earlier_call_is_not_denied_by_a_later_one",
     ),
     Fault(
         "an open doubt is not heeded",
@@ -1395,7 +1371,7 @@ FAULTS = (
         old="and (memories[ask.lease] is not None or ask.pair in doubted)",
         new="and memories[ask.lease] is not None",
         breaks="A repeat for a dead process's pair is told that nothing was spent.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_pair_whose_owner_died_is_remembered_in_doubt",
     ),
     Fault(
         "waits cost no patience",
@@ -1403,7 +1379,7 @@ FAULTS = (
         old="            waiter.spend(now)\n",
         new="            waiter.waits_since = None\n",
         breaks="A wait for quota is longer than allowed.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "a waiter does not learn of the doubt",
@@ -1411,7 +1387,7 @@ FAULTS = (
         old="waiter.patience.in_doubt |= waiter.ask.lease in outcome.doubted",
         new="pass",
         breaks="A 400 that says the pair exists is an error to the one that repeats it.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_pair_whose_owner_died_is_remembered_in_doubt",
     ),
     Fault(
         "polling stays slow",
@@ -1422,7 +1398,7 @@ FAULTS = (
         ),
         new="",
         breaks="After a long wait, the next one looks seldom from its beginning.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_turns.py::test_polling_begins_anew_once_somebody_is_served",
     ),
     Fault(
         "a create in doubt calls itself undoubted",
@@ -1430,7 +1406,7 @@ FAULTS = (
         old="waiter.patience.undoubted = not waiter.patience.in_doubt",
         new="waiter.patience.undoubted = True",
         breaks="A repeat forgets that its pair was in doubt.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_turns.py::test_a_repeat_of_a_pair_in_doubt_stays_in_doubt",
     ),
     Fault(
         "no create is ever undoubted",
@@ -1440,7 +1416,7 @@ FAULTS = (
         breaks=(
             "A create whose lease ran out before it was sent takes its own pair for one in doubt."
         ),
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_turns.py::test_a_create_whose_lease_ran_out_unsent_is_not_in_doubt",
     ),
     Fault(
         "a lease lasts from the store's reply",
@@ -1448,7 +1424,7 @@ FAULTS = (
         old="begun = started - (outcome.now - decision.begun)",
         new="begun = now",
         breaks="A process that was stopped in a transaction sends on a lease that is over.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_grant_whose_reply_was_lost_is_no_longer_ours_than_the_store_says",
     ),
     Fault(
         "a lease lasts from the last transaction",
@@ -1456,7 +1432,7 @@ FAULTS = (
         old="begun = started - (outcome.now - decision.begun)",
         new="begun = started",
         breaks="A lease whose reply was lost is thought to last longer than it does.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_grant_whose_reply_was_lost_is_no_longer_ours_than_the_store_says",
     ),
     Fault(
         "no patience is enough",
@@ -1464,7 +1440,7 @@ FAULTS = (
         old="                    or until > waiter.patience.left\n",
         new="",
         breaks="A caller waits its patience out, though it is known to be too short.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/test_client.py::test_500_tasks_on_a_quota_of_100",
     ),
     Fault(
         "patience never ends",
@@ -1472,7 +1448,7 @@ FAULTS = (
         old=("waiter.patience.left <= INSTANT\n                    or "),
         new="",
         breaks="A caller whose patience is over waits on.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/test_schedules.py::test_an_answer_to_a_later_request_does_not_free_the_slot_of_one_not_yet_counted",
     ),
     Fault(
         "never is waited for",
@@ -1480,7 +1456,7 @@ FAULTS = (
         old="                    or until == math.inf\n",
         new="",
         breaks="A caller without a limit waits for ever for what can never be had.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/test_client.py::test_a_workspace_never_delays_another",
     ),
     Fault(
         "a wait for quota is not noted",
@@ -1488,7 +1464,7 @@ FAULTS = (
         old="                    waiter.waits_since = now",
         new="                    pass",
         breaks="A wait for quota costs no patience, and no outage is survived.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "an outage ends every wait",
@@ -1496,7 +1472,7 @@ FAULTS = (
         old="patient = now - self._away_since < LONGEST_OUTAGE",
         new="patient = False",
         breaks="A store that is away for a second fails all who wait for quota.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "an outage ends no wait",
@@ -1504,7 +1480,7 @@ FAULTS = (
         old="patient = now - self._away_since < LONGEST_OUTAGE",
         new="patient = True",
         breaks="Callers hang while the store is gone for good.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "an outage outlasts patience",
@@ -1512,7 +1488,7 @@ FAULTS = (
         old="waits = waiter.waits_since is not None and waiter.patience_left(now) > INSTANT",
         new="waits = waiter.waits_since is not None",
         breaks="A caller whose patience is over waits for a store that is away.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "one error for all",
@@ -1520,15 +1496,7 @@ FAULTS = (
         old="waiter.future.set_exception(copy(error))",
         new="waiter.future.set_exception(error)",
         breaks="The error of one pair names another.",
-        killer="tests/quota/test_limiter.py",
-    ),
-    Fault(
-        "the timer does not know patience",
-        LIMITER,
-        old="delay = min(delay, LONGEST_SLEEP, *patience)",
-        new="delay = min(delay, LONGEST_SLEEP)",
-        breaks="A caller is told late that its patience is over.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_each_who_waits_is_told_of_its_own_failure",
     ),
     Fault(
         "a shared store is not polled",
@@ -1536,7 +1504,7 @@ FAULTS = (
         old="delay = min(delay, self._pause)",
         new="pass",
         breaks="A token that another process gives back is not seen.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_who_waits_on_a_shared_store_looks_again_ever_more_seldom",
     ),
     Fault(
         "polling does not slow down",
@@ -1544,7 +1512,7 @@ FAULTS = (
         old="self._pause = min(2 * self._pause, LAST_LOOK)",
         new="pass",
         breaks="Each waiting process asks the store four times a second, all day.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "no look from the timer",
@@ -1552,7 +1520,7 @@ FAULTS = (
         old=("        self._kick()\n\n\ndef _exhausted"),
         new=("        pass\n\n\ndef _exhausted"),
         breaks="Nobody wakes when a window ends.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
         "clients do not share a limiter",
@@ -1560,7 +1528,7 @@ FAULTS = (
         old=("        if limiter is None:\n            limiter = _limiters"),
         new=("        if True:\n            limiter = _limiters"),
         breaks="Clients that share a store have a queue each.",
-        killer="tests/quota/test_limiter.py",
+        killer="tests/test_client.py::test_clients_that_share_a_store_share_the_quota_and_the_pairs",
     ),
     Fault(
         "a sent request is cancelled",
@@ -1568,7 +1536,7 @@ FAULTS = (
         old=("if self.exchange is None or not self.exchange.sent:\n            if"),
         new=("if True:\n            if"),
         breaks="A request that was sent is aborted, and its slot and its answer are lost.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_cancelled_after_sending_is_created_and_remembered",
     ),
     Fault(
         "a called-off request is sent",
@@ -1576,7 +1544,7 @@ FAULTS = (
         old="self.exchange.called_off = True",
         new="pass",
         breaks="A request that nobody wants leaves all the same.",
-        killer="tests/test_client.py",
+        killer="tests/test_batch.py::test_cancelled_at_any_moment_it_leaves_no_task_and_no_trace",
     ),
     Fault(
         "calls with another wait share a flight",
@@ -1584,7 +1552,7 @@ FAULTS = (
         old="key = (pair or uuid.uuid4().hex, wait, headroom)",
         new="key = (pair or uuid.uuid4().hex, None, headroom)",
         breaks="A call that may not wait waits with another.",
-        killer="tests/test_client.py",
+        killer="tests/quota/test_turns.py::test_a_call_that_may_not_wait_shares_no_flight_with_one_that_may",
     ),
     Fault(
         "calls with another headroom share a flight",
@@ -1592,7 +1560,7 @@ FAULTS = (
         old="key = (pair or uuid.uuid4().hex, wait, headroom)",
         new="key = (pair or uuid.uuid4().hex, wait, 0)",
         breaks="An urgent call waits for the headroom of a bulk one.",
-        killer="tests/test_client.py",
+        killer="tests/quota/test_turns.py::test_a_call_with_less_headroom_shares_no_flight_with_one_that_waits",
     ),
     Fault(
         "nameless sends share a flight",
@@ -1600,7 +1568,7 @@ FAULTS = (
         old="key = (pair or uuid.uuid4().hex, wait, headroom)",
         new='key = (pair or "", wait, headroom)',
         breaks="Two sends that Braze is to name are one.",
-        killer="tests/test_client.py",
+        killer="tests/quota/test_turns.py::test_sends_that_braze_is_to_name_share_no_flight",
     ),
     Fault(
         "no flight is shared",
@@ -1608,7 +1576,7 @@ FAULTS = (
         old="        self._by_terms[key] = flight\n",
         new="",
         breaks="Callers of the same pair do not share a request.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_a_pair_in_flight_is_one_request",
     ),
     Fault(
         "a flight that landed is joined",
@@ -1616,7 +1584,7 @@ FAULTS = (
         old="                del self._by_terms[key]\n",
         new="                pass\n",
         breaks="A later call gets the outcome of an earlier one, and its error.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_queued_is_told_and_remembered",
     ),
     Fault(
         "a caller's cancellation ends the flight",
@@ -1624,7 +1592,7 @@ FAULTS = (
         old="return await asyncio.shield(flight.task)",
         new="return await flight.task",
         breaks="One caller that is cancelled takes the others with it.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_a_pair_in_flight_is_one_request",
     ),
     Fault(
         "a flight without callers flies on",
@@ -1632,7 +1600,7 @@ FAULTS = (
         old=("                flight.call_off()\n                if flight.exchange is None"),
         new="                if flight.exchange is None",
         breaks="A create that nobody wants any more waits and is sent.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_cancelled_before_sending_leaves_no_trace",
     ),
     Fault(
         "a called-off flight can be joined",
@@ -1640,7 +1608,7 @@ FAULTS = (
         old="                    self._by_terms.pop(key, None)\n",
         new="                    pass\n",
         breaks="A new call joins a flight that is being cancelled.",
-        killer="tests/test_client.py",
+        killer="tests/quota/test_turns.py::test_a_call_joins_no_flight_that_was_just_called_off",
     ),
     Fault(
         "closing calls nothing off",
@@ -1648,7 +1616,7 @@ FAULTS = (
         old=("            flight.closing = True\n            flight.call_off()"),
         new="            flight.closing = True",
         breaks="Closing the client waits for those who wait for quota.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_close_ends_what_waits_and_waits_for_what_was_sent",
     ),
     Fault(
         "closing is a cancellation",
@@ -1656,7 +1624,7 @@ FAULTS = (
         old="if flight.closing and flight.task.cancelled() and ours and not ours.cancelling():",
         new="if False:",
         breaks="A caller that nobody cancelled sees CancelledError when the client is closed.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_close_ends_what_waits_and_waits_for_what_was_sent",
     ),
     Fault(
         "closing says that nothing was spent",
@@ -1664,7 +1632,7 @@ FAULTS = (
         old="quota_spent=None if flight.patience.in_doubt else False,",
         new="quota_spent=False,",
         breaks="A call whose first attempt was lost is told that nothing was spent.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_close_in_a_backoff_tells_the_doubt",
     ),
     Fault(
         "a refusal is not told",
@@ -1672,7 +1640,7 @@ FAULTS = (
         old="                told = flight.refusal\n",
         new="                pass\n",
         breaks="A call that Braze refused hears of our wait, and not of the 429.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_a_429_with_retry_after_is_waited_for",
     ),
     Fault(
         "what is in doubt is told as unspent",
@@ -1680,29 +1648,7 @@ FAULTS = (
         old="if flight.patience.in_doubt or flight.spent is None:",
         new="if flight.spent is None:",
         breaks="A call for a pair that another may have created is told that nothing was spent.",
-        killer="tests/test_client.py",
-    ),
-    Fault(
-        "an attempt of unknown cost is told as unspent",
-        CREATE,
-        old="if flight.patience.in_doubt or flight.spent is None:",
-        new="if flight.patience.in_doubt:",
-        breaks=(
-            "A call of which an attempt may have been counted, but created nothing, is told "
-            "that nothing was spent."
-        ),
-        killer="tests/test_client.py",
-    ),
-    Fault(
-        "only the last attempt's cost counts",
-        CREATE,
-        old="flight.spent = None if spent is None else flight.spent",
-        new="flight.spent = spent",
-        breaks=(
-            "A call of which an earlier attempt may have been counted is told that nothing "
-            "was spent."
-        ),
-        killer="tests/test_client.py",
+        killer="tests/test_schedules.py::test_a_doubt_of_an_earlier_call_is_not_denied_by_a_later_one",
     ),
     Fault(
         "a kept lease is not given back",
@@ -1715,7 +1661,7 @@ FAULTS = (
         breaks=(
             "The token of a create that gave up between two attempts is held until its deadline."
         ),
-        killer="tests/test_client.py",
+        killer="tests/test_schedules.py::test_a_504_stays_charged_until_braze_must_be_done_with_it",
     ),
     Fault(
         "a closing client retries",
@@ -1723,7 +1669,7 @@ FAULTS = (
         old="if flight.closing or not flight.callers or not retry.is_safe(error):",
         new="if not flight.callers or not retry.is_safe(error):",
         breaks="Closing the client waits for retries.",
-        killer="tests/test_client.py",
+        killer="tests/quota/test_turns.py::test_a_client_that_is_being_closed_makes_no_further_attempt",
     ),
     Fault(
         "nobody's create is retried",
@@ -1731,7 +1677,7 @@ FAULTS = (
         old="if flight.closing or not flight.callers or not retry.is_safe(error):",
         new="if flight.closing or not retry.is_safe(error):",
         breaks="A create that nobody waits for is sent again.",
-        killer="tests/test_client.py",
+        killer="tests/test_schedules.py::test_slots_of_cancelled_callers_are_used_unless_their_requests_arrived",
     ),
     Fault(
         "a nameless send is retried in doubt",
@@ -1739,7 +1685,7 @@ FAULTS = (
         old="if flight.closing or not flight.callers or not retry.is_safe(error):",
         new="if flight.closing or not flight.callers:",
         breaks="A send that Braze is to name is created twice.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_an_unnamed_send_is_not_repeated_when_its_outcome_is_unknown",
     ),
     Fault(
         "Retry-After costs no patience",
@@ -1747,7 +1693,7 @@ FAULTS = (
         old="flight.patience.left -= error.retry_after or 0.0",
         new="pass",
         breaks="A call sleeps for hours because a 503 asked for it.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_a_pause_that_braze_asks_for_is_bounded",
     ),
     Fault(
         "attempts are not counted",
@@ -1755,7 +1701,7 @@ FAULTS = (
         old="attempt=flight.ask.attempt + 1)",
         new="attempt=1)",
         breaks="The second attempt is taken for the first.",
-        killer="tests/test_client.py",
+        killer="tests/test_schedules.py::test_the_worst_attempt_decides",
     ),
     Fault(
         "a request cut off was not spent",
@@ -1763,7 +1709,7 @@ FAULTS = (
         old="lost = Answer(spent=None if exchange.sent else False, in_doubt=exchange.sent)",
         new="lost = Answer(spent=False, in_doubt=False)",
         breaks="A request that was cut off after its first byte is not charged.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_the_end_of_a_loop_leaves_a_doubt_and_not_a_hole",
     ),
     Fault(
         "a request called off is charged",
@@ -1771,15 +1717,7 @@ FAULTS = (
         old="lost = Answer(spent=None if exchange.sent else False, in_doubt=exchange.sent)",
         new="lost = Answer(spent=None, in_doubt=True)",
         breaks="A request that never left takes a slot.",
-        killer="tests/test_client.py",
-    ),
-    Fault(
-        "a request cut off is not remembered",
-        CREATE,
-        old="memory = Remembered(None) if exchange.sent else None\n",
-        new="memory = None\n",
-        breaks="A pair whose request was cut off is asked for as a new one.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_cancelled_before_sending_leaves_no_trace",
     ),
     Fault(
         "a request cut off is not settled",
@@ -1787,7 +1725,7 @@ FAULTS = (
         old="await self._quietly(self.limiter.finish(ask, held.grant, lost, memory=memory))\n",
         new="pass\n",
         breaks="A lease whose request was called off is held until its deadline.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_cancelled_before_sending_leaves_no_trace",
     ),
     Fault(
         "a 400 that says it exists is an error",
@@ -1795,7 +1733,7 @@ FAULTS = (
         old="if not (flight.patience.in_doubt and protocol.says_it_exists(error)):",
         new="if True:",
         breaks="A pair that a lost attempt created is told as an error.",
-        killer="tests/test_client.py",
+        killer="tests/quota/test_turns.py::test_a_pair_is_in_doubt_after_a_500_though_its_headers_tell_that_it_was_counted",
     ),
     Fault(
         "any 400 that says it exists is a success",
@@ -1803,15 +1741,7 @@ FAULTS = (
         old="if not (flight.patience.in_doubt and protocol.says_it_exists(error)):",
         new="if not protocol.says_it_exists(error):",
         breaks="A send ID that somebody else made is returned as ours.",
-        killer="tests/test_client.py",
-    ),
-    Fault(
-        "a queued create is certain",
-        CREATE,
-        old="spent: bool | None = None if outcome.queued else True",
-        new="spent: bool | None = True",
-        breaks="A create that Braze queued counts as made.",
-        killer="tests/test_client.py",
+        killer="tests/quota/test_turns.py::test_a_pair_that_somebody_else_made_is_an_error_where_nothing_was_in_doubt",
     ),
     Fault(
         "a queued create is no doubt",
@@ -1819,7 +1749,7 @@ FAULTS = (
         old="            in_doubt = outcome.queued\n",
         new="            in_doubt = False\n",
         breaks="A queued create does not count for an own limit if its answer is lost.",
-        killer="tests/test_client.py",
+        killer="tests/quota/test_turns.py::test_a_create_that_braze_queued_counts_for_an_own_limit",
     ),
     Fault(
         "a success is not remembered",
@@ -1827,7 +1757,7 @@ FAULTS = (
         old="memory = Remembered(outcome.send_id, outcome.queued, outcome.request_id)",
         new="memory = None",
         breaks="A pair that was created is asked for again.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_a_created_pair_is_remembered",
     ),
     Fault(
         "a doubt is not remembered",
@@ -1835,7 +1765,7 @@ FAULTS = (
         old="memory = Remembered(None) if in_doubt else None",
         new="memory = None",
         breaks="A pair in doubt is asked for as a new one once its charge is gone.",
-        killer="tests/test_client.py",
+        killer="tests/quota/test_turns.py::test_a_pair_is_in_doubt_after_a_500_though_its_headers_tell_that_it_was_counted",
     ),
     Fault(
         "a token is not kept between attempts",
@@ -1843,7 +1773,7 @@ FAULTS = (
         old="keep = retry.is_transient(outcome)",
         new="keep = False",
         breaks="A further attempt waits behind those who came later.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_cancelled_in_a_backoff_gives_the_token_back",
     ),
     Fault(
         "a create forgets its own doubt",
@@ -1851,15 +1781,7 @@ FAULTS = (
         old="flight.patience.in_doubt |= in_doubt",
         new="pass",
         breaks="A lost attempt's repeat that hears that the pair exists is an error.",
-        killer="tests/test_client.py",
-    ),
-    Fault(
-        "a create that was sent calls itself undoubted",
-        CREATE,
-        old="flight.patience.undoubted &= not in_doubt",
-        new="pass",
-        breaks="A create whose attempt was lost takes its pair for one that nobody asked for.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_close_in_a_backoff_tells_the_doubt",
     ),
     Fault(
         "a 429 is no refusal",
@@ -1867,7 +1789,7 @@ FAULTS = (
         old="refused = isinstance(outcome, RateLimitError)\n",
         new="refused = False\n",
         breaks="After a 429 the rest goes on.",
-        killer="tests/test_client.py",
+        killer="tests/test_schedules.py::test_slots_of_cancelled_callers_are_used_unless_their_requests_arrived",
     ),
     Fault(
         "headers are not read",
@@ -1875,7 +1797,7 @@ FAULTS = (
         old="window = Window(limit.limit, limit.used, limit.resets_at.timestamp())",
         new="window = None",
         breaks="The quota learns nothing from the answers.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_a_send_id_is_created",
     ),
     Fault(
         "Date is not read",
@@ -1883,15 +1805,7 @@ FAULTS = (
         old="date=told.date,",
         new="date=None,",
         breaks="A clock that is off is never corrected.",
-        killer="tests/test_client.py",
-    ),
-    Fault(
-        "the edge's 429 is Braze's",
-        CREATE,
-        old="from_edge=isinstance(outcome, RateLimitError) and outcome.from_edge,",
-        new="from_edge=False,",
-        breaks="A proxy's 429 confirms doubts.",
-        killer="tests/test_client.py",
+        killer="tests/test_schedules.py::test_a_clock_that_is_off_does_not_matter_at_the_reset",
     ),
     Fault(
         "Retry-After is not passed on",
@@ -1899,23 +1813,7 @@ FAULTS = (
         old="retry_after=told.retry_after,",
         new="retry_after=None,",
         breaks="Everybody comes back before Braze asked them to.",
-        killer="tests/test_client.py",
-    ),
-    Fault(
-        "no jitter",
-        CREATE,
-        old="jitter=random.random(),",
-        new="jitter=0.0,",
-        breaks="Processes that were refused come back in the same instant.",
-        killer="tests/test_client.py",
-    ),
-    Fault(
-        "a refused create gives its lease back twice",
-        CREATE,
-        old="flight.keeps_lease = keep and not refused",
-        new="flight.keeps_lease = keep",
-        breaks="A create that was refused closes a lease that it does not hold.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_a_429_with_retry_after_is_waited_for",
     ),
     Fault(
         "a create between two attempts cannot be called off",
@@ -1923,7 +1821,7 @@ FAULTS = (
         old="        flight.exchange = None\n",
         new="        pass\n",
         breaks="A create that backs off is not called off, since its last request was sent.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_cancelled_in_a_backoff_gives_the_token_back",
     ),
     Fault(
         "a store that fails fails the create",
@@ -1931,7 +1829,7 @@ FAULTS = (
         old='            log.warning("settling failed: %s", error)',
         new="            raise",
         breaks="A send that was created is told as a failure.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_a_store_that_is_down_after_sending_loses_no_id",
     ),
     Fault(
         "attempts are not told",
@@ -1939,7 +1837,7 @@ FAULTS = (
         old="send = attrs.evolve(send, attempts=ask.attempt)",
         new="pass",
         breaks="A result says that it took no attempt.",
-        killer="tests/test_client.py",
+        killer="tests/test_client.py::test_a_response_lost_after_the_create_makes_one_pair",
     ),
     Fault(
         "the rate limit seen last is forgotten",
@@ -1947,6 +1845,6 @@ FAULTS = (
         old="self.rate_limit = told.rate_limit or self.rate_limit",
         new="self.rate_limit = told.rate_limit",
         breaks="An answer without headers hides the numbers that were seen last.",
-        killer="tests/test_client.py",
+        killer="tests/quota/test_turns.py::test_the_rate_limit_seen_last_outlives_an_answer_without_headers",
     ),
 )

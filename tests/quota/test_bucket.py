@@ -765,3 +765,20 @@ def test_the_tally_decides_nothing() -> None:
             bucket.finish(ask(name), granted(bucket, ask(name), 5.0), answer, 6.0)
     assert plain.status() == full.status()
     assert attrs.evolve(plain, tally=full.tally) == full
+
+
+def test_a_careful_request_that_shows_no_limit_changes_none() -> None:
+    """The quota was to be forgotten; its answer has no headers."""
+    bucket = known(used=100)
+    bucket.forget(7.0)
+    grant = granted(bucket, ask("careful"), 8.0)
+    bucket.finish(ask("careful"), grant, Answer(spent=True), 9.0)
+    assert (100, None) == (bucket.limit, bucket.rumour)
+
+
+def test_a_create_beyond_the_limit_that_was_not_looked_at_leaves_what_was_seen() -> None:
+    """A 401 says nothing of the limit: another may ask."""
+    bucket = sighted()
+    bucket.finish(ask("probe"), granted(bucket, ask("probe"), 7.0), Answer(spent=False), 8.0)
+    assert bucket.rumour is not None
+    assert isinstance(bucket.reserve([ask("next")], 9.0)[0], Grant)

@@ -943,3 +943,37 @@ async def test_no_connection_is_open_while_the_process_forks(path: Path) -> None
         module._after_fork()
     assert 2 == await store.transact("w", [], increment)
     await store.close()
+
+
+async def test_a_file_that_goes_while_it_is_opened_is_opened_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has put another in its place between the two."""
+    there = module._File._is_there
+    looks: list[bool] = []
+
+    def look(file: module._File) -> bool:
+        looks.append(there(file))
+        return len(looks) > 1 and looks[-1]
+
+    store = SQLiteStore(path)
+    monkeypatch.setattr(module._File, "_is_there", look)
+    assert 1 == await store.transact("w", [], increment)
+    assert len(looks) > 1
+    await store.close()
+
+
+def test_a_file_that_was_not_opened_is_not_there(path: Path) -> None:
+    """Nothing is known of it yet."""
+    assert not module._File(path, lambda: 0.0, lambda: 0.0)._is_there()
+
+
+def test_what_sqlite_says_of_the_time_is_passed_on(path: Path) -> None:
+    """An error of the disk is no sign of an older release."""
+
+    class Broken:
+        def execute(self, _: str) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(sqlite3.OperationalError, match="disk I/O"):
+        module._File(path, lambda: 0.0, lambda: 0.0)._now(Broken())  # type: ignore[arg-type]

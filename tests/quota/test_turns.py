@@ -1,12 +1,25 @@
-"""Who has to wait for whom, and what outlives a window: found by faults that no test noticed."""
+"""Who has to wait for whom, and what outlives what: found by faults that no test noticed.
+
+The faults are in ``tests/mutants``. The rule comes first, then the limiter and the create.
+"""
 
 from __future__ import annotations
 
-import attrs
+import asyncio
+from typing import Any
 
+import attrs
+import pytest
+
+from braze_sends import APIResponseError, BadRequestError, QuotaExhaustedError, SendId
 from braze_sends.headers import LONGEST_WAIT
-from braze_sends.quota.bucket import LEASE_GRACE, Answer, Bucket, Grant, Lease, Reason, Wait, Window
+from braze_sends.quota.bucket import LEASE_GRACE, Answer, Bucket, Grant, Reason, Wait, Window
+from braze_sends.quota.limiter import FIRST_LOOK, Held, Limiter, Patience
+from braze_sends.quota.store import Remembered
+from braze_sends.testing import run_virtual
 from tests.quota.test_bucket import RESET, TIMEOUT, ask, granted, known, told
+from tests.quota.test_limiter import KNOWN, LOST, GatedStore
+from tests.world import BARE, Fate, World, gather, made, many, play
 
 
 def test_a_second_canary_goes_when_the_owner_of_the_first_has_died() -> None:
@@ -60,17 +73,9 @@ def test_a_repeat_takes_no_token() -> None:
     bucket = known(used=98)
     grant = granted(bucket, ask("lost"), 5.0)
     bucket.finish(ask("lost"), grant, Answer(spent=None, in_doubt=True), 6.0)
-    granted(bucket, ask("out"), 6.0) if bucket.free(ask("out")) > 0 else None
+    granted(bucket, ask("out"), 6.0)
     assert 1 > bucket.free(ask("more"))
     assert Grant(7.0) == granted(bucket, ask("again", pair="pair-lost"), 7.0)
-
-
-def test_who_waits_for_the_canary_holds_up_all_behind() -> None:
-    """One with another headroom does not pass, though its own probe could go."""
-    bucket = Bucket(offset=0.0)
-    granted(bucket, ask("canary"), 0.0)
-    decisions = bucket.reserve([ask("a"), ask("b", headroom=1), ask("c", cap=0)], 1.0)
-    assert [Wait(Reason.CANARY)] * 3 == decisions
 
 
 def test_a_pair_is_granted_once_in_one_step() -> None:
@@ -84,9 +89,10 @@ def test_a_pair_is_granted_once_in_one_step() -> None:
 def test_a_further_attempt_does_not_stand_behind_those_without_a_token() -> None:
     """It holds its token, though one that asks for the same before it finds nothing left."""
     bucket = known(used=99)
-    grant = granted(bucket, ask("a"), 5.0)
-    bucket.finish(ask("a"), grant, Answer(spent=False), 6.0, keep=True)
-    first, further = bucket.reserve([ask("b"), ask("a", attempt=2)], 7.0)
+    one = ask("a", pair=None)
+    grant = granted(bucket, one, 5.0)
+    bucket.finish(one, grant, Answer(spent=False), 6.0, keep=True)
+    first, further = bucket.reserve([ask("b"), attrs.evolve(one, attempt=2)], 7.0)
     assert isinstance(first, Wait)
     assert Grant(7.0) == further
 
@@ -206,12 +212,370 @@ def test_a_probe_for_a_higher_limit_respects_cap_and_headroom() -> None:
 
 
 def test_who_asks_for_the_same_stands_behind_the_first_that_found_nothing() -> None:
-    """A token that its own step frees goes to the first in the queue, not to the one behind."""
-    bucket = known(used=99)
-    bucket.leases["stuck"] = Lease("pair-stuck", 1, 1.0, 16.0, 31.0)
-    first, freeing, second = bucket.reserve(
-        [ask("first"), ask("stuck", attempt=2, pair=None), ask("second")], 5.0
-    )
-    assert isinstance(first, Wait)
-    assert isinstance(second, Wait)
-    assert isinstance(freeing, Grant | Wait)
+    """A probe that becomes possible in the same step is not for the one behind."""
+    bucket = known(used=98)
+    lost = granted(bucket, ask("lost"), 5.0)
+    bucket.finish(ask("lost"), lost, Answer(spent=None), 6.0)
+    granted(bucket, ask("kept", pair=None), 30.0)
+    # Its first attempt could not be settled. Now nobody is out, and the first doubt is ripe.
+    further = ask("kept", attempt=2, pair=None, headroom=5)
+    decisions = bucket.reserve([ask("first"), further, ask("second")], 36.0)
+    assert [Wait, Wait, Wait] == [type(decision) for decision in decisions]
+
+
+def test_who_waits_for_the_canary_is_not_passed_by_the_one_behind() -> None:
+    """A second canary that becomes possible in the same step is not for the one behind."""
+    bucket = Bucket(offset=0.0)
+    granted(bucket, ask("kept"), 0.0)
+    decisions = bucket.reserve([ask("first"), ask("kept", attempt=2), ask("second")], 5.0)
+    assert [Wait, Grant, Wait] == [type(decision) for decision in decisions]
+
+
+def test_a_doubt_that_ripens_about_the_reset_is_charged_after_it() -> None:
+    """Braze's time is known to two seconds, so it may be counted in the new window."""
+    bucket = known()
+    begun = RESET - 1.0 - 3 * TIMEOUT
+    grant = granted(bucket, ask("a"), begun)
+    bucket.finish(ask("a"), grant, Answer(spent=None), begun + 1.0)
+    bucket.advance(RESET + 1.0)
+    assert ["a.1"] == list(bucket.charges)
+
+
+def test_a_sighting_ends_with_our_window_too() -> None:
+    """What was seen in it tells nothing of the next one."""
+    bucket = known()
+    later = told(2, limit=900, reset=RESET + 3.0)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), RESET - 4.0), later, RESET - 3.0)
+    assert bucket.rumour is not None
+    bucket.advance(RESET + 1.0)
+    assert bucket.rumour is None
+
+
+def test_one_canary_goes_into_a_new_window() -> None:
+    """However many were out in the one before."""
+    bucket = known()
+    bucket.canaries = 64
+    bucket.advance(RESET + 1.0)
+    assert 1 == bucket.canaries
+
+
+def sighting(used: int) -> Bucket:
+    """A new bucket whose first answer showed 900, of which ``used`` were used, until 3600."""
+    bucket = Bucket(offset=0.0)
+    one = ask("seen")
+    answer = told(used, limit=900, reset=3600.0)
+    bucket.finish(one, granted(bucket, one, 0.0), answer, 1.0)
+    return bucket
+
+
+def test_a_sighting_bounds_what_is_free() -> None:
+    """Less what was charged since it, but not what it had counted; and it ends the unknown."""
+    bucket = sighting(895)
+    assert bucket.known
+    assert 5 == bucket.free(ask("a"))
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 4.0), Answer(spent=True), 5.0)
+    assert 4 == bucket.free(ask("b"))
+
+
+def test_the_end_of_a_sighting_is_waited_for() -> None:
+    """Where it leaves nothing, its reset is when to come back."""
+    bucket = sighting(900)
+    (decision,) = bucket.reserve([ask("a")], 5.0)
+    assert Wait(Reason.QUOTA, 3601.0) == decision
+    assert 3601.0 == bucket.next_change(100.0)
+
+
+def test_the_latest_sighting_of_a_limit_counts() -> None:
+    """The one with the most used, or the one of a later window."""
+    bucket = sighting(100)
+    for used, reset in ((200, 3600.0), (150, 3600.0), (3, 7200.0), (900, 3600.0)):
+        grant = granted(bucket, ask(f"{used}"), 5.0)
+        bucket.finish(ask(f"{used}"), grant, told(used, limit=900, reset=reset), 6.0)
+        if used == 150:
+            assert bucket.rumour is not None
+            assert 200 == bucket.rumour.window.used
+    assert bucket.rumour is not None
+    assert Window(900, 3, 7200.0) == bucket.rumour.window
+
+
+@pytest.mark.parametrize(
+    ("begun", "limit", "charged"),
+    [(RESET - 5.0, 100, 0), (RESET + 2.0, 100, 1), (RESET - 5.0, 900, 1)],
+)
+def test_a_success_with_headers_of_an_ended_window_is_charged_unless_it_was_counted_there(
+    begun: float, limit: int, charged: int
+) -> None:
+    """It was if it began before the end; another bucket's window tells nothing of ours."""
+    bucket = known()
+    granted(bucket, ask("a"), begun)
+    bucket.advance(RESET + 1.5)
+    bucket.finish(ask("a"), Grant(begun), told(50, limit=limit), RESET + 4.0)
+    assert charged == len(bucket.charges)
+
+
+def test_forgetting_opens_the_way() -> None:
+    """A block that a wrong 429 had set ends, and its count starts over."""
+    bucket = known()
+    grant = granted(bucket, ask("a"), 5.0)
+    bucket.finish(ask("a"), grant, Answer(spent=False, refused=True, retry_after=9000.0), 6.0)
+    bucket.forget(7.0)
+    assert Grant(8.0) == granted(bucket, ask("b"), 8.0)
+
+
+def answered(used: int, seconds: float = 3600.0) -> Answer:
+    """A success whose headers show ``used`` of 100 until ``seconds`` from the start."""
+    return Answer(True, window=Window(100, used, 1e9 + seconds))
+
+
+def test_a_doubt_that_an_answer_cleared_is_remembered() -> None:
+    """Its owner has died, so nobody else remembers that the pair may exist."""
+
+    async def main() -> None:
+        limiter = Limiter.of(GatedStore(), "w")
+        assert isinstance(await limiter.acquire(ask("dies"), Patience(0)), Held)
+        await asyncio.sleep(60.0)
+        held = await limiter.acquire(ask("a"), Patience(0))
+        assert isinstance(held, Held)
+        await limiter.finish(ask("a"), held.grant, answered(2), memory=None)
+        assert 0 == (await limiter.status(None)).unconfirmed
+        again = attrs.evolve(ask("again"), pair="pair-dies")
+        assert isinstance(await limiter.acquire(again, patience := Patience(0)), Held)
+        assert patience.in_doubt
+
+    run_virtual(main())
+
+
+def test_a_further_attempt_for_a_pair_that_exists_gives_its_lease_back() -> None:
+    """Another process has created the pair while this create backed off."""
+
+    async def main() -> None:
+        limiter = Limiter.of(GatedStore(), "w")
+        patience = Patience(0)
+        held = await limiter.acquire(ask("a"), patience)
+        assert isinstance(held, Held)
+        await limiter.finish(ask("a"), held.grant, Answer(False), memory=None, keep=True)
+        other = attrs.evolve(ask("other"), pair="pair-a")
+        await limiter.finish(other, held.grant, answered(1), memory=KNOWN)
+        assert KNOWN == await limiter.acquire(attrs.evolve(ask("a"), attempt=2), patience)
+        assert 0 == (await limiter.status(None)).in_flight
+
+    run_virtual(main())
+
+
+def test_a_create_whose_lease_ran_out_unsent_is_not_in_doubt() -> None:
+    """Others take its pair for one in doubt; its owner knows that nothing was sent."""
+
+    async def main() -> None:
+        limiter = Limiter.of(GatedStore(), "w")
+        patience = Patience(0)
+        held = await limiter.acquire(ask("a"), patience)
+        assert isinstance(held, Held)
+        await asyncio.sleep(20.0)
+        assert 1 == (await limiter.status(None)).unconfirmed
+        again = attrs.evolve(ask("a"), attempt=2)
+        assert isinstance(await limiter.acquire(again, patience), Held)
+        assert not patience.in_doubt
+
+    run_virtual(main())
+
+
+def test_a_repeat_of_a_pair_in_doubt_stays_in_doubt() -> None:
+    """Its own attempt that was never sent does not make it a new create."""
+
+    async def main() -> None:
+        limiter = Limiter.of(GatedStore(), "w")
+        held = await limiter.acquire(ask("first"), Patience(0))
+        assert isinstance(held, Held)
+        await limiter.finish(ask("first"), held.grant, LOST, memory=Remembered(None))
+        again = attrs.evolve(ask("again"), pair="pair-first")
+        assert isinstance(await limiter.acquire(again, patience := Patience(0)), Held)
+        assert patience.in_doubt
+        assert not patience.undoubted
+
+    run_virtual(main())
+
+
+def test_a_further_attempt_keeps_its_place_in_the_queue() -> None:
+    """It has asked first, so the next token is its own."""
+
+    async def main() -> None:
+        limiter = Limiter.of(GatedStore(), "w")
+        first, second = Patience(4000), Patience(4000)
+        held = await limiter.acquire(ask("first"), Patience(0))
+        assert isinstance(held, Held)
+        await limiter.finish(ask("first"), held.grant, answered(100, seconds=300), memory=None)
+        later = asyncio.create_task(limiter.acquire(ask("later"), second))
+        await asyncio.sleep(1)
+        further = asyncio.create_task(
+            limiter.acquire(attrs.evolve(ask("earlier"), attempt=2), first)
+        )
+        await asyncio.sleep(1)
+        assert [first.ticket, second.ticket] == list(limiter._queue)
+        later.cancel()
+        further.cancel()
+        await asyncio.gather(later, further, return_exceptions=True)
+
+    run_virtual(main())
+
+
+def test_polling_begins_anew_once_somebody_is_served() -> None:
+    """Those behind look soon again, though the first had waited long."""
+
+    async def main() -> None:
+        limiter = Limiter.of(GatedStore(), "w")
+        held = await limiter.acquire(ask("first"), Patience(0))
+        assert isinstance(held, Held)
+        await limiter.finish(ask("first"), held.grant, answered(100, seconds=60), memory=None)
+        waits = [
+            asyncio.create_task(limiter.acquire(ask(name), Patience(4000))) for name in ("a", "b")
+        ]
+        await asyncio.sleep(50)
+        assert limiter._pause > FIRST_LOOK
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        assert FIRST_LOOK == limiter._pause
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+    run_virtual(main())
+
+
+def test_a_call_that_may_not_wait_shares_no_flight_with_one_that_may() -> None:
+    """The quota is used up: one is told so at once, the other waits for the next window."""
+
+    async def schedule(world: World) -> None:
+        client = world.client()
+        assert 3 == made(await gather(many(client, range(3))))
+        waits = asyncio.create_task(
+            client.create_send_id("campaign", "s", max_rate_limit_wait=None)
+        )
+        await asyncio.sleep(1)
+        with pytest.raises(QuotaExhaustedError):
+            await client.create_send_id("campaign", "s", max_rate_limit_wait=0)
+        assert not waits.done()
+        assert isinstance(await waits, SendId)
+
+    play(schedule, daily_limit=3)
+
+
+def test_sends_that_braze_is_to_name_share_no_flight() -> None:
+    """Two calls at once make two sends."""
+
+    async def schedule(world: World) -> None:
+        client = world.client(send_id_factory=None)
+        await gather(client.create_send_id("campaign") for _ in range(2))
+        assert 2 == len(world.asked)
+
+    play(schedule)
+
+
+def test_a_client_that_is_being_closed_makes_no_further_attempt() -> None:
+    """The request that is out is answered with a 503, which would be repeated otherwise."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(status=503, latency=5.0)
+        client = world.client()
+        create = asyncio.create_task(client.create_send_id("campaign", "s"))
+        await asyncio.sleep(1)
+        await client.close()
+        with pytest.raises(APIResponseError):
+            await create
+        assert ["s"] == world.asked
+
+    play(schedule)
+
+
+def test_a_pair_that_somebody_else_made_is_an_error_where_nothing_was_in_doubt() -> None:
+    """The 400 says that it exists, but no attempt of ours has made it."""
+
+    async def schedule(world: World) -> None:
+        await world.client().create_send_id("campaign", "s")
+        with pytest.raises(BadRequestError):
+            await world.client().create_send_id("campaign", "s")
+
+    play(schedule, duplicate=400)
+
+
+def answering(world: World, status: int, body: bytes) -> None:
+    """Braze handles the first request, keeps its headers, and answers with something else."""
+    handle = world.model.handle
+
+    def other(*args: Any) -> Any:
+        world.handle = handle
+        return attrs.evolve(handle(*args), status=status, body=body)
+
+    world.handle = other  # type: ignore[assignment]
+
+
+def test_a_pair_is_in_doubt_after_a_500_though_its_headers_tell_that_it_was_counted() -> None:
+    """No charge is left to say so, but what is remembered does: the 400 is then a success."""
+
+    async def schedule(world: World) -> None:
+        answering(world, 500, b'{"message": "Internal Server Error"}')
+        client = world.client(max_retries=0)
+        with pytest.raises(APIResponseError):
+            await client.create_send_id("campaign", "s")
+        assert 0 == (await client.quota()).unconfirmed
+        assert "s" == (await client.create_send_id("campaign", "s")).send_id
+
+    play(schedule, duplicate=400)
+
+
+def test_a_create_that_braze_queued_counts_for_an_own_limit() -> None:
+    """It may be made, and its headers show that it was counted."""
+
+    async def schedule(world: World) -> None:
+        answering(world, 202, b'{"message": "queued"}')
+        client = world.client(daily_limit=1)
+        assert (await client.create_send_id("campaign", "s")).queued
+        with pytest.raises(QuotaExhaustedError):
+            await client.create_send_id("campaign", "t", max_rate_limit_wait=0)
+
+    play(schedule)
+
+
+def test_a_call_joins_no_flight_that_was_just_called_off() -> None:
+    """The only caller that waited is cancelled; a new call in the same moment waits by itself."""
+
+    async def schedule(world: World) -> None:
+        client = world.client(max_rate_limit_wait=None)
+        assert 3 == made(await gather(many(client, range(3))))
+        waits = asyncio.create_task(client.create_send_id("campaign", "s"))
+        await asyncio.sleep(1)
+        waits.cancel()
+        again = asyncio.create_task(client.create_send_id("campaign", "s"))
+        assert isinstance(await again, SendId)
+
+    play(schedule, daily_limit=3)
+
+
+def test_a_call_with_less_headroom_shares_no_flight_with_one_that_waits() -> None:
+    """The urgent call for the same pair goes at once."""
+
+    async def schedule(world: World) -> None:
+        client = world.client(max_rate_limit_wait=None)
+        await client.create_send_id("campaign", "first")
+        bulk = asyncio.create_task(client.create_send_id("campaign", "s", headroom=2))
+        await asyncio.sleep(1)
+        urgent = asyncio.create_task(client.create_send_id("campaign", "s"))
+        await asyncio.sleep(10)
+        assert urgent.done()
+        await gather([client.create_send_id("campaign", "s")])
+        assert isinstance(await bulk, SendId)
+
+    play(schedule, daily_limit=3)
+
+
+def test_the_rate_limit_seen_last_outlives_an_answer_without_headers() -> None:
+    """What was shown before is still the best that is known."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(headers=BARE if n else None)
+        client = world.client()
+        await client.create_send_id("campaign", "a")
+        seen = client.rate_limit
+        assert seen is not None
+        await client.create_send_id("campaign", "b")
+        assert seen == client.rate_limit
+
+    play(schedule)
