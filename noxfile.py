@@ -49,7 +49,8 @@ def _pytest(session: nox.Session, *args: str) -> None:
 @nox.session
 def quick(session: nox.Session) -> None:
     """The inner loop: the tests that start no process, in some seconds."""
-    others = [f"--ignore=tests/{folder}" for folder in ("simulation", "fuzz")]  # a third of the time
+    # These two take a third of the time.
+    others = [f"--ignore=tests/{folder}" for folder in ("simulation", "fuzz")]
     _pytest(session, "-m", "not process and not long", *others, *session.posargs)
 
 
