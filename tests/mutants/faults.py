@@ -178,14 +178,6 @@ FAULTS = (
         killer="tests/quota/test_turns.py::test_a_doubt_that_ripens_about_the_reset_is_charged_after_it",
     ),
     Fault(
-        "used outlives its window",
-        RULE,
-        old="self.used, self.reset = 0, None",
-        new="self.reset = None",
-        breaks="The new window begins with the slots of the old one used.",
-        killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
-    ),
-    Fault(
         "created outlives its window",
         RULE,
         old="self.created = self.cleared = self.dismissed = 0",
