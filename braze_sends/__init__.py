@@ -6,31 +6,36 @@
         send = await braze.create_send_id("campaign-id")
 """
 
-from importlib import metadata as _metadata
+import typing as _typing
 
-from braze_sends.batch import Outcome
-from braze_sends.client import SendsClient, new_send_id
-from braze_sends.errors import (
-    APIConnectionError,
-    APIResponseError,
-    APIResponseValidationError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BadRequestError,
-    BrazeSendsError,
-    ConfigurationError,
-    InternalServerError,
-    NotFoundError,
-    PermissionDeniedError,
-    QuotaExhaustedError,
-    RateLimitError,
-    StoreError,
-)
-from braze_sends.models import CreateSendId, Creations, QuotaStatus, RateLimit, SendId
-from braze_sends.quota.redis import RedisStore
-from braze_sends.quota.sqlite import SQLiteStore
-from braze_sends.quota.store import MemoryStore, Store, open_store
+# For type checkers and editors. Python imports a name when it is first asked for, see __getattr__:
+# aiohttp takes long, and ``braze-sends`` must be able to end quietly at Ctrl-C meanwhile.
+if _typing.TYPE_CHECKING:  # pragma: no cover
+    from braze_sends.batch import Outcome
+    from braze_sends.client import SendsClient, new_send_id
+    from braze_sends.errors import (
+        APIConnectionError,
+        APIResponseError,
+        APIResponseValidationError,
+        APIStatusError,
+        APITimeoutError,
+        AuthenticationError,
+        BadRequestError,
+        BrazeSendsError,
+        ConfigurationError,
+        InternalServerError,
+        NotFoundError,
+        PermissionDeniedError,
+        QuotaExhaustedError,
+        RateLimitError,
+        StoreError,
+    )
+    from braze_sends.models import CreateSendId, Creations, QuotaStatus, RateLimit, SendId
+    from braze_sends.quota.redis import RedisStore
+    from braze_sends.quota.sqlite import SQLiteStore
+    from braze_sends.quota.store import MemoryStore, Store, open_store
+
+    __version__: str
 
 __all__ = [
     "APIConnectionError",
@@ -63,8 +68,22 @@ __all__ = [
     "open_store",
 ]
 
+#: Where the names are, the cheapest import first.
+_MODULES = "errors", "models", "quota.store", "quota.sqlite", "quota.redis", "batch", "client"
 
-def __getattr__(name: str) -> str:
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module, metadata
+
     if name == "__version__":  # looked up when asked for, since it reads a file
-        return _metadata.version("braze_sends")
+        return metadata.version("braze_sends")
+    if name in __all__:
+        for module in _MODULES:
+            found = vars(import_module(f"braze_sends.{module}"))
+            if name in found:
+                return globals().setdefault(name, found[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,8 @@
 """Many creates: at most so many at a time, whatever becomes of each.
 
 **What must hold.** Each request has exactly one outcome. No create begins while an outcome that is
-ready has not been taken, so a caller who writes each one down loses at most those under way. When a
+ready has not been taken, so a caller who writes each one down loses at most those under way. A
+create that only waits for its pair, which is under way elsewhere, takes no place of another. When a
 batch ends, in whatever way, none of its tasks is left.
 """
 
@@ -10,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
-    Callable,
     Iterable,
     Iterator,
 )
@@ -30,7 +30,9 @@ from braze_sends.errors import (
     BrazeSendsError,
     ConfigurationError,
     QuotaExhaustedError,
+    RateLimitError,
 )
+from braze_sends.flights import Flights, Terms
 from braze_sends.models import CreateSendId, SendId
 from braze_sends.protocol import check_request
 from braze_sends.quota.bucket import NO_CAP
@@ -73,12 +75,15 @@ class Batch:
 
     Attributes:
         create: makes one.
-        settled: waits for what was cancelled.
+        flights: those of the client that ``create`` is of.
         grace: seconds that an attempt may take.
-        max_rate_limit_wait: seconds that each may wait for quota; ``None`` for ever.
+        max_rate_limit_wait: seconds that each may wait for quota, besides the pauses, see
+            ``_ask_past_pauses``; ``None`` for ever.
         headroom: slots to leave untouched.
         failed: the errors of named pairs that were sent and failed. They are not sent again; nor is
             what was created, since the client remembers that.
+        asked: how many creates are under way on the same terms.
+        stirred: done when ``_pair_waits`` may have changed.
         ended: the error with which the quota ended, and the loop's time until which it is told to
             the rest.
         place: that of the request, from 0, whose outcome was given last.
@@ -88,7 +93,7 @@ class Batch:
     """
 
     create: Create
-    settled: Callable[[], Awaitable[None]]
+    flights: Flights
     grace: float
     max_rate_limit_wait: float | None
     headroom: int
@@ -98,6 +103,8 @@ class Batch:
     asking: int = attrs.field(init=False, default=0)
     idle: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
     turn: asyncio.Lock = attrs.field(init=False, factory=asyncio.Lock)
+    asked: Counter[Terms] = attrs.field(init=False, factory=Counter)
+    stirred: asyncio.Future[None] = attrs.field(init=False, factory=lambda: _future())
 
     async def outcomes(
         self,
@@ -116,15 +123,18 @@ class Batch:
         count, more = 0, True
         broken: BaseException | None = None
         until = math.inf
+        self.flights.on_pair_waits.add(self._stir)
         try:
             while True:
-                if more and coming is None and len(working) < concurrency:
+                if self.stirred.done():
+                    self.stirred = _future()
+                if more and coming is None and len(working) - self._pair_waits() < concurrency:
                     coming = asyncio.create_task(_next(source))
                 under_way: list[asyncio.Task[Any]] = [*working, coming] if coming else [*working]
                 if not under_way or _now() >= until:
                     break
                 await asyncio.wait(
-                    under_way,
+                    [*under_way, self.stirred],
                     timeout=None if broken is None else until - _now(),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -147,6 +157,7 @@ class Batch:
             if broken is not None:
                 raise broken
         finally:
+            self.flights.on_pair_waits.discard(self._stir)
             left: list[asyncio.Task[Any]] = [*working, coming] if coming else [*working]
             for task in left:
                 task.cancel()
@@ -154,7 +165,15 @@ class Batch:
                 await asyncio.wait(left)
                 for task in left:
                     _error_of(task)  # seen
-                await self.settled()
+                await self.flights.settled()
+
+    def _stir(self) -> None:
+        if not self.stirred.done():
+            self.stirred.set_result(None)
+
+    def _pair_waits(self) -> int:
+        """How many different creates of ours wait only for their own pair to end elsewhere."""
+        return len({flight.terms for flight in self.flights.pair_waits} & self.asked.keys())
 
     async def _outcome(self, request: object) -> Outcome:
         if not isinstance(request, CreateSendId):
@@ -167,8 +186,10 @@ class Batch:
 
     async def _create(self, request: CreateSendId) -> Outcome:
         try:
-            return await self._ask(request, self.max_rate_limit_wait)
+            return await self._ask_past_pauses(request, self.max_rate_limit_wait)
         except QuotaExhaustedError as error:
+            if not _may_repeat(request, error):
+                raise
             if not self.asking:
                 self._end(error)
                 raise
@@ -178,10 +199,36 @@ class Batch:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.idle.wait(), self.grace)
             try:
-                return await self._ask(request, 0.0)
+                return await self._ask_past_pauses(request, 0.0)
             except QuotaExhaustedError as error:
                 self._end(error)
                 raise
+
+    async def _ask_past_pauses(self, request: CreateSendId, wait: float | None) -> Outcome:
+        """Ask, and ask again after a pause, until the pauses together are longer than ``grace``.
+
+        After a 429 of another limit than the day's, all creates pause for some seconds, though
+        slots are free. That is not the end of the quota.
+        """
+        left = self.grace
+        refused = wait is None or wait >= self.grace  # then the create waits for pauses itself
+        while True:
+            pause = 0.0
+            try:
+                return await self._ask(request, wait)
+            except RateLimitError as error:
+                if refused or not _may_repeat(request, error):
+                    raise
+                self.failed.pop(request, None)
+                refused = True  # asking again tells how long the pause is
+            except QuotaExhaustedError as error:
+                free = error.remaining is None or error.remaining > self.headroom
+                pause = math.inf if error.retry_after is None else error.retry_after
+                left -= pause
+                if not free or left < 0 or not _may_repeat(request, error):
+                    raise
+            wait = 0.0
+            await asyncio.sleep(pause)
 
     def _end(self, error: QuotaExhaustedError) -> None:
         left = math.inf if error.retry_after is None else error.retry_after
@@ -195,12 +242,7 @@ class Batch:
         self.asking += 1
         self.idle.clear()
         try:
-            send = await self.create(
-                request.campaign_id,
-                request.send_id,
-                max_rate_limit_wait=wait,
-                headroom=self.headroom,
-            )
+            send = await self._send(request, wait, self.headroom)
         except (APIConnectionError, APIResponseError) as error:
             if request.send_id is not None:
                 self.failed[request] = error
@@ -216,10 +258,7 @@ class Batch:
     ) -> Outcome:
         """What is remembered, or costs nothing since it may exist already; else how it ended."""
         try:
-            # More headroom than any limit has.
-            send = await self.create(
-                request.campaign_id, request.send_id, max_rate_limit_wait=0.0, headroom=NO_CAP
-            )
+            send = await self._send(request, 0.0, NO_CAP)  # more headroom than any limit has
         except QuotaExhaustedError as error:
             told = copy(ended)
             if ended.retry_after is not None:
@@ -229,6 +268,23 @@ class Batch:
             return Outcome(request, error=told)
         return Outcome(request, send)
 
+    async def _send(self, request: CreateSendId, wait: float | None, headroom: int) -> SendId:
+        terms = request, wait, headroom
+        self.asked[terms] += 1
+        try:
+            return await self.create(
+                request.campaign_id, request.send_id, max_rate_limit_wait=wait, headroom=headroom
+            )
+        finally:
+            self.asked[terms] -= 1
+            if not self.asked[terms]:
+                del self.asked[terms]
+
+
+def _may_repeat(request: CreateSendId, error: BrazeSendsError) -> bool:
+    """Whether asking again creates no second send: a request without a name gets another one."""
+    return request.send_id is not None or error.quota_spent is False
+
 
 def _first_error(done: list[asyncio.Task[Any]]) -> BaseException | None:
     return next((error for task in done if (error := _error_of(task)) is not None), None)
@@ -237,6 +293,10 @@ def _first_error(done: list[asyncio.Task[Any]]) -> BaseException | None:
 def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
     """What a task ended with; requests may have waited for something that was cancelled."""
     return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+
+def _future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
 
 
 def _now() -> float:

@@ -54,8 +54,8 @@ class SendsClient:
             is passed is not closed.
         session: your own ``aiohttp.ClientSession`` with its proxies, TLS and tracing; it is not
             closed. Its loop is the one that the client can be used from.
-        timeout: seconds for one attempt, more than 0, or an ``aiohttp.ClientTimeout`` (5 minutes
-            in all if it sets no total).
+        timeout: seconds for one attempt, more than 0 and at most 3,600, or an
+            ``aiohttp.ClientTimeout`` (5 minutes in all if it sets no total).
         max_retries: attempts after the first, 0 or more.
         max_rate_limit_wait: seconds that one call may wait for quota, all its waits together; 0
             never waits, ``None`` waits for ever. A wait known to be longer raises at once.
@@ -194,10 +194,12 @@ class SendsClient:
         """Create many send IDs; no failure hides another's result.
 
         A pair that is asked for twice is sent once. When the quota has ended, the rest is told so
-        at once, but for what exists already. An error of ``requests`` ends the batch: it is raised
-        when what is under way has ended, after one attempt's timeout at most. One of ``on_outcome``
-        ends it as cancelling does. Then no list is returned, and what had come until then was told
-        to ``on_outcome`` alone.
+        at once, but for what exists already. A pause after a 429 of another limit is not the end
+        of the quota: if slots are free, each request waits for it, even with
+        ``max_rate_limit_wait=0``, up to one attempt's timeout. An error of ``requests`` ends the
+        batch: it is raised when what is under way has ended, after one attempt's timeout at most.
+        One of ``on_outcome`` ends it as cancelling does. Then no list is returned, and what had
+        come until then was told to ``on_outcome`` alone.
 
         Cancelling calls off what has not been sent, and waits for what has, one attempt's timeout
         at most; cancelled once more, it waits no longer, and the client goes on by itself.
@@ -254,7 +256,9 @@ class SendsClient:
 
         Args:
             requests: as for ``create_send_ids``.
-            concurrency: how many are in work at a time, 1 or more.
+            concurrency: how many are in work at a time, 1 or more. A create that only waits until
+                its pair is no longer under way in another process does not count. It counts again
+                when it is sent, so more than ``concurrency`` may be in work for a moment.
             max_rate_limit_wait: seconds, 0 or more, that each may wait for quota; ``None`` for
                 ever. Left out: the client's own.
             headroom: slots to leave untouched for others, 0 or more.
@@ -331,7 +335,7 @@ class SendsClient:
         wait = self._wait(max_rate_limit_wait)
         checked_count("headroom", headroom)
         grace = self._transport.seconds
-        return Batch(self.create_send_id, flights.settled, grace, wait, headroom)
+        return Batch(self.create_send_id, flights, grace, wait, headroom)
 
     def _wait(self, seconds: float | _Unset | None) -> float | None:
         if isinstance(seconds, _Unset):

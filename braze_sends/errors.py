@@ -72,7 +72,8 @@ class QuotaExhaustedError(BrazeSendsError):
 
     Attributes:
         limit: sends a window, as far as known.
-        remaining: slots that are left (more than 0 where ``headroom`` keeps them).
+        remaining: slots that are left under your own limit too (more than 0 where ``headroom``
+            keeps them, or in a pause).
         resets_at: when the window ends (UTC), or ``None`` if Braze has not said.
         retry_after: seconds until trying again makes sense, or ``None`` if nothing is known.
     """

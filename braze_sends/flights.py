@@ -15,7 +15,7 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import attrs
@@ -41,6 +41,8 @@ log = logging.getLogger("braze_sends")
 
 #: A pair, the wait and the headroom: calls that share them share a flight.
 _Terms = tuple[str, float | None, int]
+#: The same, by the request and not by the pair's digest.
+Terms = tuple[CreateSendId, float | None, int]
 
 
 @attrs.define(eq=False)
@@ -51,7 +53,7 @@ class Flight:
         request: the pair to create.
         ask: what the limiter is asked; its ``attempt`` counts.
         patience: what is left of the wait for quota.
-        spent: whether an attempt of this call was, or may have been, counted.
+        terms: what its callers asked for.
         refusal: what the last 429 means.
         keeps_lease: whether its token is kept for a further attempt.
         exchange: the request that is out.
@@ -63,7 +65,7 @@ class Flight:
     request: CreateSendId
     ask: Ask
     patience: Patience
-    spent: bool | None = False
+    terms: Terms
     refusal: BrazeSendsError | None = None
     keeps_lease: bool = False
     exchange: Exchange | None = None
@@ -86,6 +88,8 @@ class Flights:
         limiter: what gives them their tokens.
         flying: those that have not landed.
         rate_limit: the rate-limit headers that were seen last.
+        pair_waits: those that wait only for their own pair, which is under way elsewhere.
+        on_pair_waits: called when ``pair_waits`` changes, or one of these gets another caller.
     """
 
     def __init__(
@@ -100,6 +104,8 @@ class Flights:
         self.limiter = limiter
         self.rate_limit = rate_limit
         self.flying: set[Flight] = set()
+        self.pair_waits: set[Flight] = set()
+        self.on_pair_waits: set[Callable[[], None]] = set()
         self._by_terms: dict[_Terms, Flight] = {}
 
     async def create(self, request: CreateSendId, wait: float | None, headroom: int) -> SendId:
@@ -119,8 +125,12 @@ class Flights:
                 cap=self._settings.daily_limit,
                 campaign=request.campaign_id,
             )
-            flight = Flight(request, ask, Patience(math.inf if wait is None else wait))
+            patience = Patience(math.inf if wait is None else wait)
+            flight = Flight(request, ask, patience, (request, wait, headroom))
+            patience.on_pair_wait = functools.partial(self._note_pair_wait, flight)
             self._take_off(flight, key)
+        elif flight in self.pair_waits:
+            self._tell_pair_waits()
         return await self._join(flight, key)
 
     async def settled(self) -> None:
@@ -138,6 +148,15 @@ class Flights:
             flight.call_off()
         await _landed([*self.flying])
 
+    def _note_pair_wait(self, flight: Flight, waits: bool) -> None:
+        if waits != (flight in self.pair_waits):
+            self.pair_waits ^= {flight}
+            self._tell_pair_waits()
+
+    def _tell_pair_waits(self) -> None:
+        for tell in self.on_pair_waits:
+            tell()
+
     def _take_off(self, flight: Flight, key: _Terms) -> None:
         flight.task = asyncio.create_task(self._create(flight))
         self._by_terms[key] = flight
@@ -145,6 +164,7 @@ class Flights:
 
         def landed(task: asyncio.Task[SendId]) -> None:
             self.flying.discard(flight)
+            self.pair_waits.discard(flight)
             if self._by_terms.get(key) is flight:
                 del self._by_terms[key]
             if not task.cancelled() and (error := task.exception()) and not flight.callers:
@@ -189,7 +209,7 @@ class Flights:
                 told = flight.refusal
             told.campaign_id = flight.request.campaign_id
             told.send_id = flight.request.send_id
-            if flight.patience.in_doubt or flight.spent is None:
+            if flight.patience.in_doubt:
                 told.quota_spent = None  # of the whole call, not of its last attempt
             raise told from None
         finally:
@@ -222,8 +242,7 @@ class Flights:
         except BaseException:
             # Called off before the first byte; or the loop is ending, and takes the answer with it.
             lost = Answer(spent=None if exchange.sent else False, in_doubt=exchange.sent)
-            memory = Remembered(None) if exchange.sent else None
-            await self._quietly(self.limiter.finish(ask, held.grant, lost, memory=memory))
+            await self._quietly(self.limiter.finish(ask, held.grant, lost))
             raise
         told = headers.read(reply.headers, time.time(), key.scrub)
         self.rate_limit = told.rate_limit or self.rate_limit
@@ -252,19 +271,17 @@ class Flights:
         outcome: SendId | BrazeSendsError,
     ) -> None:
         """Tell the limiter how an attempt ended, and remember what became of the pair."""
-        keep, memory = False, None
+        keep, created = False, None
         if isinstance(outcome, SendId):
             spent: bool | None = None if outcome.queued else True
             in_doubt = outcome.queued
-            memory = Remembered(outcome.send_id, outcome.queued, outcome.request_id)
+            created = Remembered(outcome.send_id, outcome.queued, outcome.request_id)
         else:
             spent = outcome.quota_spent
             in_doubt = protocol.leaves_pair_in_doubt(outcome)
-            memory = Remembered(None) if in_doubt else None
             keep = retry.is_transient(outcome)
             flight.patience.in_doubt |= in_doubt
             flight.patience.undoubted &= not in_doubt
-            flight.spent = None if spent is None else flight.spent
         refused = isinstance(outcome, RateLimitError)
         if isinstance(outcome, RateLimitError):
             flight.refusal = protocol.exhausted(outcome, told, time.time())
@@ -281,9 +298,9 @@ class Flights:
             retry_after=told.retry_after,
             jitter=random.random(),
         )
-        flight.keeps_lease = keep and not refused
+        flight.keeps_lease = keep
         await self._quietly(
-            self.limiter.finish(flight.ask, grant, answer, memory=memory, keep=flight.keeps_lease)
+            self.limiter.finish(flight.ask, grant, answer, created=created, keep=keep)
         )
         flight.exchange = None
 

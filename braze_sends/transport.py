@@ -15,6 +15,7 @@ from aiohttp.payload import BytesPayload
 
 from braze_sends.errors import ConfigurationError
 from braze_sends.protocol import MAX_BODY, PATH, NoReply, Reply
+from braze_sends.quota.bucket import LONGEST_TIMEOUT
 from braze_sends.quota.store import steady
 from braze_sends.settings import ApiKey, checked_seconds
 
@@ -107,8 +108,10 @@ def checked_timeout(value: object) -> aiohttp.ClientTimeout:
     else:
         seconds = checked_seconds("timeout", value)
         value = aiohttp.ClientTimeout(total=seconds)
-    if seconds <= 0:
-        raise ConfigurationError("timeout must be more than 0 seconds")
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise ConfigurationError(
+            f"timeout must be more than 0 and at most {LONGEST_TIMEOUT:.0f} seconds"
+        )
     return value
 
 

@@ -20,11 +20,28 @@ from braze_sends import (
     MemoryStore,
     Outcome,
     QuotaExhaustedError,
+    RateLimitError,
+    SendId,
     SendsClient,
 )
+from braze_sends.protocol import pair_digest
+from braze_sends.quota.bucket import Ask
+from braze_sends.quota.limiter import Held, Patience
 from braze_sends.testing import FakeBraze, Fault
+from braze_sends.testing.model import Reply
 from tests.waiting import PATIENCE, until
-from tests.world import KEY, LOST, MIDNIGHT, MORNING, UNANSWERED, Fate, World, play
+from tests.world import (
+    KEY,
+    LOST,
+    MIDNIGHT,
+    MORNING,
+    UNANSWERED,
+    Fate,
+    World,
+    gather,
+    many,
+    play,
+)
 
 
 def rows(*names: object) -> list[CreateSendId]:
@@ -388,6 +405,332 @@ def test_the_end_is_told_though_others_take_long() -> None:
         assert came["s0"] > 20
 
     play(schedule)
+
+
+# --- pauses after another limit's 429 ------------------------------------------------------------
+
+
+def answer_429(world: World, *numbers: int, **headers: str) -> None:
+    """Requests of these numbers, from 0, meet another limit than the day's."""
+    handle = world.handle
+    seen = itertools.count()
+
+    def handle_or_refuse(*args: Any) -> Reply:
+        if next(seen) not in numbers:
+            return handle(*args)
+        reply = world.model.answer(429, world.now())
+        return Reply(429, reply.headers | headers, reply.body)
+
+    world.handle = handle_or_refuse  # type: ignore[assignment]  # the same arguments
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "3"}])
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(
+    ("options", "headroom", "slots"), [({}, 0, 100), ({"daily_limit": 50}, 0, 50), ({}, 20, 80)]
+)
+def test_a_short_pause_is_not_the_end_of_the_quota(
+    options: dict[str, int], headroom: int, slots: int, concurrency: int, headers: dict[str, str]
+) -> None:
+    """A batch that waits for no quota waits for the end of a pause, and uses every slot."""
+
+    async def schedule(world: World) -> None:
+        answer_429(world, 4, 30, **headers)
+        client = world.client(max_rate_limit_wait=0, **options)
+        started = world.loop.time()
+        outcomes = await client.create_send_ids(
+            rows(*range(120)), concurrency=concurrency, headroom=headroom
+        )
+        assert [f"s{n}" for n in range(slots)] == sorted(created(outcomes), key=by_number)
+        assert (slots + 2, 0) == (len(world.asked), world.over)
+        assert world.loop.time() - started < 30
+        for outcome in outcomes[slots:]:
+            assert isinstance(outcome.error, QuotaExhaustedError)
+            assert headroom == outcome.error.remaining
+
+    play(schedule)
+
+
+def by_number(send_id: str) -> int:
+    return int(send_id[1:])
+
+
+def test_in_a_pause_of_another_process_a_batch_goes_on_after_it() -> None:
+    """A batch that begins in a pause waits for its end."""
+
+    async def schedule(world: World) -> None:
+        store = world.store()
+        answer_429(world, 1)
+        other = world.client(store=store, max_rate_limit_wait=0)
+        results = await gather(many(other, (1, 2)))
+        assert [SendId, RateLimitError] == [type(result) for result in results]
+        client = world.client(store=store, max_rate_limit_wait=0)
+        assert 9 == len(created(await client.create_send_ids(rows(*range(10, 19)))))
+
+    play(schedule)
+
+
+@pytest.mark.parametrize(("options", "headroom"), [({"daily_limit": 2}, 0), ({}, 98)])
+def test_a_used_up_quota_is_the_end_though_there_is_a_pause(
+    options: dict[str, int], headroom: int
+) -> None:
+    """A batch waits for no pause after which no slot is free for it."""
+
+    async def schedule(world: World) -> None:
+        store = world.store()
+        client = world.client(store=store, max_rate_limit_wait=0, **options)
+        assert 2 == len(created(await client.create_send_ids(rows(0, 1))))
+        answer_429(world, 0)
+        with pytest.raises(RateLimitError):
+            await world.client(store=store, max_rate_limit_wait=0).create_send_id("campaign", "x")
+        started = world.loop.time()
+        outcomes = await client.create_send_ids(rows(*range(2, 30)), headroom=headroom)
+        assert started == world.loop.time()
+        assert {QuotaExhaustedError} == {type(outcome.error) for outcome in outcomes}
+        assert {headroom} == {getattr(outcome.error, "remaining", None) for outcome in outcomes}
+
+    play(schedule)
+
+
+def test_a_long_pause_ends_a_batch() -> None:
+    """A pause that is longer than an attempt's timeout is told at once, with its end."""
+
+    async def schedule(world: World) -> None:
+        answer_429(world, 2, **{"Retry-After": "60"})
+        started = world.loop.time()
+        client = world.client(max_rate_limit_wait=0)
+        outcomes = await client.create_send_ids(rows(*range(20)), concurrency=1)
+        assert ["s0", "s1"] == created(outcomes)
+        assert world.loop.time() - started < 1
+        for outcome in outcomes[2:]:
+            assert isinstance(outcome.error, QuotaExhaustedError)
+            assert outcome.error.retry_after == pytest.approx(63, abs=4)
+
+    play(schedule)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "2"}])
+@pytest.mark.parametrize("concurrency", [1, 8, 130])
+def test_answers_that_are_always_429_end_a_batch(concurrency: int, headers: dict[str, str]) -> None:
+    """A batch of any length ends after a few pauses if each is followed by another 429."""
+
+    async def schedule(world: World) -> None:
+        answer_429(world, *range(1000), **headers)
+        started = world.loop.time()
+        client = world.client(max_rate_limit_wait=0)
+        outcomes = await client.create_send_ids(rows(*range(300)), concurrency=concurrency)
+        assert [] == created(outcomes)
+        assert world.loop.time() - started < 60
+        assert len(world.asked) < 20
+
+    play(schedule, headers_on_429=False)
+
+
+@pytest.mark.parametrize("pause", ["3", "60"])
+@pytest.mark.parametrize("others", [[], rows(0)])
+def test_a_row_without_a_name_that_is_in_doubt_is_not_asked_for_again(
+    others: list[CreateSendId], pause: str
+) -> None:
+    """A row that may exist, and would get another name, makes no second send."""
+
+    async def schedule(world: World) -> None:
+        client = world.client(max_rate_limit_wait=0)
+        await client.create_send_id("campaign", "first")
+        world.fate = lambda n, send_id: (
+            Fate(latency=9, counted_after=0.0) if send_id == "s0" else Fate(breaks=n == 1)
+        )
+        answer_429(world, 1 + len(others), **{"Retry-After": pause})
+        outcome, *_ = await client.create_send_ids([CreateSendId("campaign"), *others])
+        assert isinstance(outcome.error, QuotaExhaustedError)
+        assert None is outcome.error.quota_spent
+        assert {"first", str(outcome.error.send_id), *(o.send_id for o in others)} == {*world.asked}
+
+    play(schedule)
+
+
+# --- pairs that are under way elsewhere ----------------------------------------------------------
+
+
+async def leave_in_flight(world: World, store: MemoryStore, *names: object) -> None:
+    """As a process does that is killed: leases for these pairs that nobody ends."""
+    await world.client(store=store).create_send_id("campaign", "first")
+    limiter = world.clients[-1]._flights().limiter
+    for request in rows(*names):
+        pair = pair_digest(request).hex()
+        ask = Ask(f"killed-{request.send_id}", 1, pair, timeout=10.0)
+        assert isinstance(await limiter.acquire(ask, Patience(0.0)), Held)
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("wait", [0, 30, None])
+def test_rows_of_a_killed_process_keep_no_other_waiting(
+    wait: float | None, concurrency: int
+) -> None:
+    """Eight rows wait until the leases of a killed process have ended; the others go on."""
+
+    async def schedule(world: World) -> None:
+        store = world.store()
+        await leave_in_flight(world, store, *range(8))
+        world.fate = lambda n, send_id: Fate(latency=0.1)
+        peak = track(world)
+        started, came = world.loop.time(), dict[str, float]()
+        client = world.client(store=store)
+        async for outcome in client.iter_send_ids(
+            rows(*range(30)), concurrency=concurrency, max_rate_limit_wait=wait
+        ):
+            assert outcome.result is not None
+            came[outcome.result.send_id] = world.loop.time() - started
+            if len(came) == 22:
+                assert concurrency == peak[0]
+        assert [f"s{n}" for n in range(8, 30)] == sorted(list(came)[:22], key=by_number)
+        assert max(list(came.values())[:22]) < 5
+        assert 15 <= min(came[f"s{n}"] for n in range(8))
+        assert peak[0] <= max(8, concurrency) + concurrency
+        flights = client._flights()
+        assert (set(), set()) == (flights.pair_waits, flights.on_pair_waits)
+
+    play(schedule)
+
+
+def track(world: World) -> list[int]:
+    """How many requests were out at a time, at most."""
+    out, peak, fate = [0], [0], world.fate
+
+    def tracked(n: int, send_id: str) -> Fate:
+        out[0] += 1
+        peak[0] = max(peak[0], out[0])
+        ends = fate(n, send_id)
+        world.loop.call_later(ends.latency, landed)
+        return ends
+
+    def landed() -> None:
+        out[0] -= 1
+
+    world.fate = tracked
+    return peak
+
+
+def test_a_create_counts_again_when_its_wait_is_over() -> None:
+    """No row begins beside one that has waited for its pair and is sent now, at concurrency 1."""
+
+    async def schedule(world: World) -> None:
+        store, taken = world.store(), 0
+        await leave_in_flight(world, store, 0)
+
+        async def source() -> AsyncIterator[CreateSendId]:
+            nonlocal taken
+            yield rows(0)[0]
+            await asyncio.sleep(14)
+            for taken in itertools.count(1):
+                yield CreateSendId("campaign", f"s{taken}")
+
+        begun: dict[str, float] = {}
+
+        def fate(n: int, send_id: str) -> Fate:
+            begun[send_id] = world.loop.time()
+            return Fate(latency=9)
+
+        world.fate = fate
+        client = world.client(store=store)
+        async with contextlib.aclosing(client.iter_send_ids(source(), concurrency=1)) as outcomes:
+            came = [(await anext(outcomes)).request.send_id for _ in range(4)]
+        assert ["s1", "s0", "s2", "s3"] == came
+        assert begun["s0"] < begun["s1"] + 9  # the wait was over beside another request
+        assert begun["s2"] == pytest.approx(begun["s0"] + 9, abs=0.1)
+        assert begun["s3"] == pytest.approx(begun["s2"] + 9, abs=0.1)
+        assert taken <= 5
+
+    play(schedule)
+
+
+def test_the_same_row_many_times_makes_room_once() -> None:
+    """Rows of one pair that is under way elsewhere are not all taken, however many there are."""
+
+    async def schedule(world: World) -> None:
+        store, taken = world.store(), 0
+        await leave_in_flight(world, store, 0)
+
+        def source() -> Iterator[CreateSendId]:
+            nonlocal taken
+            for row in rows(0) * 1000:
+                taken += 1
+                yield row
+
+        batch = asyncio.create_task(
+            world.client(store=store).create_send_ids(source(), concurrency=4)
+        )
+        await asyncio.sleep(10)
+        assert taken <= 6
+        outcomes = await batch
+        assert 1000 == len(created(outcomes))
+        assert 2 == len(world.asked)
+
+    play(schedule)
+
+
+def test_a_row_for_which_somebody_waits_already_keeps_no_other_waiting() -> None:
+    """A create that joins one which waits for its pair makes room as that one would."""
+
+    async def schedule(world: World) -> None:
+        store = world.store()
+        await leave_in_flight(world, store, 0)
+        client = world.client(store=store)
+        other = asyncio.create_task(client.create_send_id("campaign", "s0"))
+        await asyncio.sleep(1)
+        came = [
+            outcome.request.send_id
+            async for outcome in client.iter_send_ids(rows(0, 1, 2), concurrency=1)
+        ]
+        assert (["s1", "s2", "s0"], "s0") == (came, (await other).send_id)
+
+    play(schedule)
+
+
+def test_nothing_begins_beside_a_wait_for_a_pair_before_each_outcome_has_been_taken() -> None:
+    """Who writes outcomes down is never behind by more than what is under way."""
+
+    async def schedule(world: World) -> None:
+        store = world.store()
+        await leave_in_flight(world, store, 0)
+        taken = 0
+        async for outcome in world.client(store=store).iter_send_ids(
+            rows(*range(6)), concurrency=1
+        ):
+            assert outcome.result is not None
+            taken += 1
+            await asyncio.sleep(1)
+            assert taken == len(world.asked) - 1
+        assert 6 == taken
+
+    play(schedule)
+
+
+def test_cancelled_while_a_row_waits_for_its_pair_a_batch_leaves_nothing() -> None:
+    """A batch that is cancelled then ends at once, and keeps no hold on the client."""
+
+    async def schedule(world: World) -> None:
+        store = world.store()
+        await leave_in_flight(world, store, 0, 1)
+        client = world.client(store=store)
+        batch = asyncio.create_task(client.create_send_ids(rows(0, 1), concurrency=1))
+        await asyncio.sleep(1)
+        flights = client._flights()
+        assert (2, 1) == (len(flights.pair_waits), len(flights.on_pair_waits))
+        started = world.loop.time()
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        assert started == world.loop.time()
+        assert (set(), set(), set()) == (
+            flights.flying,
+            flights.pair_waits,
+            flights.on_pair_waits,
+        )
+
+    play(schedule)
+
+
+# --- waits without end ---------------------------------------------------------------------------
 
 
 def test_who_waits_for_ever_outlasts_answers_that_do_not_say_how_long() -> None:

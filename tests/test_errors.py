@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import pydoc
+import subprocess
+import sys
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -211,10 +214,38 @@ def test_all_is_complete() -> None:
     """What can be seen in the package is what it exports, besides its modules."""
     seen = {
         name
-        for name, value in vars(braze_sends).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+        for name in dir(braze_sends)
+        if not name.startswith("_") and not isinstance(getattr(braze_sends, name), types.ModuleType)
     }
     assert set(braze_sends.__all__) == seen
+
+
+@pytest.mark.process
+def test_importing_the_package_imports_no_aiohttp() -> None:
+    """``import braze_sends`` imports the parts of the package, and aiohttp, when they are used."""
+    seen = "print(*(name for name in sys.modules if name.startswith(('aiohttp', 'braze_sends'))))"
+    script = f"""
+import sys, braze_sends
+{seen}
+braze_sends.QuotaExhaustedError
+{seen}
+from braze_sends import *
+print({{"aiohttp", "braze_sends.client"}} <= set(sys.modules), SendsClient)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+    )
+    assert [
+        "braze_sends",
+        "braze_sends braze_sends.models braze_sends.errors",
+        "True <class 'braze_sends.client.SendsClient'>",
+    ] == told.stdout.splitlines()
+
+
+def test_help_tells_all_names() -> None:
+    """``help(braze_sends)`` describes each public name, though none has been used yet."""
+    told = pydoc.plain(pydoc.render_doc(braze_sends))
+    assert [] == [name for name in braze_sends.__all__ if name not in told]
 
 
 def test_the_version_is_that_of_the_distribution() -> None:

@@ -39,6 +39,8 @@ ASSUMED_LIMIT = 100
 DAY = 86_400.0
 #: More than any limit.
 NO_CAP = 1 << 62
+#: No attempt takes longer, in seconds: a lease that would is damaged.
+LONGEST_TIMEOUT = 3600.0
 #: Past its attempt's timeout, what a lease is allowed for its owner to say how it ended.
 LEASE_GRACE = 5.0
 #: So many timeouts after an attempt began, Braze is done with it, whatever came of it.
@@ -277,8 +279,8 @@ class Bucket:
     def advance(self, now: float) -> None:
         """Let time pass: dead owners, the window's end, charges that lapse."""
         for name, lease in list(self.leases.items()):
-            if lease.deadline <= now:
-                self._give_up(name)
+            if not now < lease.deadline <= now + LONGEST_TIMEOUT + LEASE_GRACE:
+                self._give_up(name, now)
         if self.reset is not None and now + self.offset >= self.reset + RESET_MARGIN:
             self._end_window(self.reset, now)
         seen = self.rumour
@@ -289,13 +291,12 @@ class Bucket:
             # No window is known, so no window's end will free them.
             self._keep_charges(lambda charge: now < charge.ripe + DAY)
 
-    def _give_up(self, name: str) -> None:
+    def _give_up(self, name: str, now: float) -> None:
         """End a lease whose attempt, if one is under way, will not be told of: it is in doubt."""
         lease = self.leases.pop(name)
         if lease.attempt is not None:
-            self.charges[f"{name}.{lease.attempt}"] = Charge(
-                lease.pair or name, lease.begun, lease.ripe
-            )
+            ripe = min(lease.ripe, now + RIPE_TIMEOUTS * LONGEST_TIMEOUT)
+            self.charges[f"{name}.{lease.attempt}"] = Charge(lease.pair or name, lease.begun, ripe)
             self._canary_ended(lease.begun)
 
     def next_change(self, now: float) -> float:
@@ -315,7 +316,7 @@ class Bucket:
         # time is known to about two seconds.
         end = reset - self.offset - SAME_RESET
         self._keep_charges(lambda charge: not charge.asked and charge.ripe > end)
-        self.used, self.reset = 0, None
+        self.reset = None
         self.created = self.cleared = self.dismissed = 0
         self.rumour = None
         self.tally = Tally()
@@ -416,7 +417,7 @@ class Bucket:
             return Grant(lease.begun)  # asked again, because the store's reply was lost
         if lease is not None and lease.attempt is not None:
             # How the attempt before ended could not be kept: the store had failed.
-            self._give_up(ask.lease)
+            self._give_up(ask.lease, now)
             lease, repeat = None, ask.pair is not None
         if holder is not None and holder != ask.lease and holder in self.leases:
             return Wait(Reason.PAIR, self.leases[holder].deadline)
@@ -470,12 +471,13 @@ class Bucket:
     def _own_room(self, ask: Ask) -> int:
         if ask.cap is None:
             return NO_CAP
-        # A cleared doubt may have been a create, but no more were than the headers count.
-        cleared = self.cleared
+        # A cleared doubt may have been a create, and a create may have been counted in the window
+        # before; but no more were than the headers count.
+        made = self.created + self.cleared
         if self.reset is not None:
-            cleared = min(cleared, max(0, self.used - self.created))
+            made = min(made, self.used)
         open_ = len(self.leases) + sum(charge.may_exist for charge in self.charges.values())
-        return ask.cap - self.created - cleared - open_
+        return ask.cap - made - open_
 
     def _time_for_canary(self, ask: Ask, now: float) -> float:
         """When a canary may ask whether the charges that fill the quota are real.
@@ -563,7 +565,7 @@ class Bucket:
         Args:
             ask: with the attempt's number.
             grant: what allowed it.
-            keep: whether another attempt of the same create follows, so that its token is kept.
+            keep: whether another attempt of the same create follows on its token.
         """
         name = f"{ask.lease}.{ask.attempt}"
         lease = self.leases.get(ask.lease)
@@ -573,6 +575,7 @@ class Bucket:
         # Its owner may have been stopped past the deadline, and taken for dead.
         charge = self.charges.pop(name, None)
         late = charge is not None
+        repeat = ask.pair is not None and any(c.pair == ask.pair for c in self.charges.values())
         if asked_limit and answer.spent is not None:
             self._limit_asked(answer, now)
         believed = self._observe(answer, grant.begun, now)
@@ -584,8 +587,9 @@ class Bucket:
                 self.tally = self.tally.add(ask.campaign, now + self.offset)
             ripe = grant.begun + RIPE_TIMEOUTS * ask.timeout
             if believed:
-                self.created += answer.spent is True
-                self.cleared += answer.in_doubt
+                # An earlier attempt may have created it, in whatever window.
+                self.created += answer.spent is True and not repeat
+                self.cleared += answer.in_doubt or (answer.spent is True and repeat)
             elif there:
                 pass
             elif answer.spent is True:
@@ -599,8 +603,10 @@ class Bucket:
                 # One that Braze was to name cannot be asked for, but may exist all the same.
                 pair = (ask.pair or ask.lease) if answer.in_doubt else None
                 self.charges[name] = Charge(pair, grant.begun, ripe)
+            if answer.in_doubt and name not in self.charges and ask.pair is not None:
+                self.unsettled.append(ask.pair)
         if lease is not None and mine:
-            if keep and not answer.refused:
+            if keep:
                 self.leases[ask.lease] = attrs.evolve(lease, attempt=None)
             else:
                 del self.leases[ask.lease]
@@ -701,8 +707,9 @@ class Bucket:
         window_begins = window.reset - DAY - self.offset  # at the earliest
         for charge in self.charges.values():
             if begun >= charge.ripe > window_begins:
-                self.created += charge.certain
-                self.cleared += charge.may_exist and not charge.certain
+                sure = charge.certain and charge.begun > window_begins
+                self.created += sure
+                self.cleared += charge.may_exist and not sure
         self._keep_charges(lambda charge: begun < charge.ripe)
         return True
 

@@ -44,9 +44,9 @@ def _number(value: Any, _: object) -> float:
 
 def _count(value: Any, _: object) -> int:
     number = int(value)
-    if not 0 <= number <= NO_CAP:
+    if number < 0:
         raise ValueError
-    return number
+    return min(number, NO_CAP)  # one more than that is no damage
 
 
 def _flag(value: Any, _: object) -> bool:
@@ -81,7 +81,12 @@ def _perhaps_reset(value: Any, _: object) -> float | None:
 
 
 def _perhaps_send_id(value: Any, _: object) -> str | None:
-    if value is None or (isinstance(value, str) and value.isprintable() and 0 < len(value) <= 1000):
+    if value is None or (
+        isinstance(value, str)
+        and value.isascii()
+        and value.isprintable()
+        and 0 < len(value) <= 1000
+    ):
         return value
     raise ValueError
 

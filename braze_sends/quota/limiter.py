@@ -58,12 +58,15 @@ class Patience:
         undoubted: it was not when this create was granted a lease, and no attempt of it has left
             since. If that lease ran out, others took the pair for one in doubt; we know better.
         ticket: its place in the queue, kept over its attempts.
+        on_pair_wait: called after each look at the queue: whether the create waits only for its own
+            pair, which is under way elsewhere.
     """
 
     left: float
     in_doubt: bool = False
     undoubted: bool = False
     ticket: int = attrs.field(factory=lambda: next(_tickets))
+    on_pair_wait: Callable[[bool], None] = lambda waits: None
 
 
 @attrs.frozen
@@ -117,7 +120,7 @@ class _Outcome:
     results: list[Any]
     decisions: list[Grant | Remembered | Wait]
     doubted: frozenset[str]
-    status: Status
+    statuses: dict[int | None, Status]  # under the own limit of each who asked
     offset: float
     next_change: float
 
@@ -184,10 +187,10 @@ class Limiter:
         grant: Grant,
         answer: Answer,
         *,
-        memory: Remembered | None,
+        created: Remembered | None = None,
         keep: bool = False,
     ) -> None:
-        """Take in how an attempt ended, and remember what became of its pair, in one step.
+        """Take in how an attempt ended, and remember the pair if it was ``created``, in one step.
 
         Repeatable; once called, it happens even if the caller is cancelled meanwhile.
 
@@ -197,13 +200,13 @@ class Limiter:
 
         def settle(transaction: Transaction) -> None:
             transaction.bucket.finish(ask, grant, answer, transaction.now, keep=keep)
-            if ask.pair is not None and memory is not None:
-                # A doubt never covers up what is known, whichever of the two comes first.
-                known = transaction.pairs.get(ask.pair)
-                if memory.send_id is not None or known is None:
-                    known = transaction.pairs[ask.pair] = memory
-                if known.send_id is not None:
-                    transaction.bucket.settle_pair(ask.pair)
+            if ask.pair is None:
+                return
+            if created is not None:
+                transaction.pairs[ask.pair] = created
+            known = transaction.pairs.get(ask.pair)
+            if known is not None and known.send_id is not None:
+                transaction.bucket.settle_pair(ask.pair)
 
         await self._run(settle, ask.pair)
 
@@ -323,7 +326,6 @@ class Limiter:
             results = [operation.run(transaction) for operation in operations]
             for pair in bucket.unsettled:
                 transaction.pairs.setdefault(pair, Remembered(None))
-            bucket.unsettled.clear()
             doubted = bucket.doubted()
             memories = {ask.lease: transaction.pairs.get(ask.pair or "") for ask in asks}
             known = {
@@ -346,7 +348,7 @@ class Limiter:
                 results=results,
                 decisions=[known.get(ask.lease) or next(decided) for ask in asks],
                 doubted=frozenset(ask.lease for ask in asking if ask.in_doubt),
-                status=bucket.status(),
+                statuses={cap: bucket.status(cap) for cap in {ask.cap for ask in asks}},
                 offset=bucket.offset,
                 next_change=bucket.next_change(now),
             )
@@ -363,6 +365,9 @@ class Limiter:
                 continue
             waiter.spend(now)
             waiter.patience.in_doubt |= waiter.ask.lease in outcome.doubted
+            waiter.patience.on_pair_wait(
+                isinstance(decision, Wait) and decision.reason is Reason.PAIR
+            )
             if not isinstance(decision, Wait):
                 self._pause = FIRST_LOOK
             if isinstance(decision, Remembered):
@@ -431,14 +436,14 @@ class Limiter:
 
 
 def _exhausted(ask: Ask, wait: Wait, outcome: _Outcome) -> QuotaExhaustedError:
-    status = outcome.status
+    status = outcome.statuses[ask.cap]
     until = outcome.next_change if wait.until is None else wait.until
     retry_after = None if until == math.inf else max(0.0, until - outcome.now)
     return QuotaExhaustedError(
         f"no send ID is left within the wait allowed: {status.remaining} of {status.limit} free, "
         f"{status.in_flight} in flight, {status.unconfirmed} unconfirmed, "
         f"headroom {ask.headroom}",
-        limit=status.limit if ask.cap is None else min(ask.cap, status.limit),
+        limit=status.limit,
         remaining=status.remaining,
         resets_at=_utc(status.reset),
         retry_after=retry_after,

@@ -954,12 +954,3 @@ def test_sigterm_twice_is_as_good_as_once(
 
     assert (130, 1) == (result.exit_code, len(fake.requests))
     assert 1 == result.stderr.count("stopping: ")
-
-
-def test_when_nothing_says_when_to_come_back(batch: Batch, fake: FakeBraze) -> None:
-    """A 429 without a word of the time: later; and the exit code is 75 all the same."""
-    fake.script(Fault(status=429, headers="missing"))
-    result = batch(csv(1))
-
-    assert (75, 1) == (result.exit_code, len(fake.requests))
-    assert "1 left; come back later: the same command goes on from here\n" in result.stderr

@@ -222,6 +222,40 @@ def test_a_summary_that_cannot_be_written(redirected: Redirected, fake: FakeBraz
     assert pairs == written()
 
 
+def test_another_limit_of_braze_does_not_end_a_batch(
+    start: Start, fake: FakeBraze, clock: SharedClock
+) -> None:
+    """A batch goes on when the pause after a 429 is over, where slots of the day are left."""
+    pairs = calendar(6)
+    fake.daily_limit = 100
+    fake.script(None, None, Fault(status=429))
+    batch = start(*BATCH, "--quiet", "--timeout", "1000")
+    wait_until(lambda: has_ended(batch, clock))
+
+    assert ("", "", 0) == (*batch.communicate(), batch.returncode)
+    assert pairs == written() == fake.created
+
+
+def has_ended(batch: Process, clock: SharedClock) -> bool:
+    """Whether a batch has ended; else some time passes for it."""
+    clock.advance(0.05)
+    return batch.poll() is not None
+
+
+def test_when_nothing_says_when_to_come_back(
+    start: Start, fake: FakeBraze, clock: SharedClock
+) -> None:
+    """A row that is refused again after the pause, without a time, ends a batch with code 75."""
+    calendar(1)
+    fake.script(*[Fault(status=429, headers="missing")] * 2)
+    batch = start(*BATCH, "--timeout", "1000")
+    wait_until(lambda: has_ended(batch, clock))
+    _, err = batch.communicate()
+
+    assert (75, 2) == (batch.returncode, len(fake.requests))
+    assert "1 left; come back later: the same command goes on from here\n" in err
+
+
 # --- signals -------------------------------------------------------------------------------------
 
 
@@ -315,6 +349,31 @@ def test_a_wait_for_quota_ends_at_ctrl_c(start: Start, fake: FakeBraze, clock: S
 
 
 # --- kill -9 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_row_in_flight_at_a_kill_keeps_no_other_waiting(
+    start: Start, fake: FakeBraze, gate: Gate, clock: SharedClock, concurrency: int
+) -> None:
+    """Other rows go on while the leases of a killed batch run, and its rows are not lost."""
+    pairs = calendar(9)
+    fake.daily_limit = 20
+    fake.fault_for = lambda request: Fault(stall=gate.event) if len(fake.requests) > 1 else None
+    killed = start(*BATCH, "--quiet", "--concurrency", f"{concurrency}")
+    wait_until(lambda: len(fake.requests) == 1 + concurrency and len(written()) == 1)
+    killed.kill()
+    killed.wait()
+    fake.fault_for = None
+    rerun = start(*BATCH, "--quiet", "--concurrency", f"{concurrency}")
+    wait_until(lambda: len(written()) == 9 - concurrency)  # while the clock stands still
+    first = written()
+    clock.advance(LEASE)
+    ended = rerun.communicate(), rerun.returncode
+
+    assert {pairs[0], *pairs[1 + concurrency :]} == {*first}
+    assert (("", ""), 0) == ended
+    assert Counter(pairs) == Counter(written()) == Counter(fake.created)
+    gate.open()
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.long)])

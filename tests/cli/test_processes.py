@@ -120,7 +120,9 @@ def test_ctrl_c_ends_a_wait_for_quota(start: Start, fake: FakeBraze) -> None:
     ) == err
 
 
-@pytest.mark.parametrize("module", ["braze_sends.cli.app", "typer", "rich.console"])
+@pytest.mark.parametrize(
+    "module", ["braze_sends.cli.app", "braze_sends.client", "aiohttp", "typer", "rich.console"]
+)
 def test_ctrl_c_while_modules_are_imported(start: Start, tmp_path: Path, module: str) -> None:
     """Ctrl-C before a command has begun ends it with exit code 130 and without a word."""
     (tmp_path / "sitecustomize.py").write_text(AT_AN_IMPORT)

@@ -347,11 +347,8 @@ class World:
             refused=refused,
         )
         self.say("client {} is told of {}: {}{}", client, attempt.name, kind, " (again)" * again)
-        if made:
+        if made and pair:
             self.memory[pair] = "known"
-        elif unknown:
-            self.memory.setdefault(pair, "doubt")
-        self.memory.pop("", None)
         ask = ask_of(self.scope, n, self.creates[n], False)
         known = self.memory.get(pair) == "known"
 

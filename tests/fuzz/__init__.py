@@ -1,5 +1,5 @@
 """Input that is nearly right, made by its structure: headers, bodies, rows and records of a store.
 
 Random text seldom gets past the first check. These strategies build what Braze, an operator or a
-store gives, and damage it in a few places. ``known`` lists what is found and not yet fixed.
+store gives, and damage it in a few places.
 """

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("braze_sends", "tests", "conftest.py", "pyproject.toml")
 #: A test that takes longer hangs, and so does a command, in seconds. Alone, the longest test takes
 #: one second, and the longest command five: a busy machine kills no fault.
-LONGEST_TEST, LONGEST = 20, 300
+LONGEST_TEST, LONGEST = 20, 120
 #: What tries where a fault's own killer does not notice it, the fastest first.
 WIDE = (
     "tests/quota/test_bucket.py tests/quota/test_limiter.py tests/quota/test_turns.py "

@@ -241,6 +241,17 @@ def test_a_later_window_with_a_lower_limit_shows_that_ours_was_another_bucket() 
     assert (100, RESET + 3600) == (bucket.limit, bucket.reset)
 
 
+def test_a_lease_that_no_attempt_can_have_is_given_up() -> None:
+    """Its record is damaged: nobody waits for it for years, and its doubt ripens."""
+    bucket = known()
+    granted(bucket, ask("a"), 5.0)
+    bucket.leases["a"] = attrs.evolve(bucket.leases["a"], deadline=1e9, ripe=1e9)
+    bucket.advance(6.0)
+    assert {} == bucket.leases
+    (charge,) = bucket.charges.values()
+    assert charge.ripe < 6.0 + 86_400.0
+
+
 def test_a_process_takes_its_share_while_others_want_tokens() -> None:
     """Two others asked in the last ten seconds: a third of what is free at a time, for each."""
     bucket = known(used=10)
@@ -251,6 +262,26 @@ def test_a_process_takes_its_share_while_others_want_tokens() -> None:
     assert (30, Wait(Reason.CANARY)) == (granted_now, decisions[-1])
     alone = bucket.reserve([ask(f"x{n}") for n in range(50)], 16.0, "s")
     assert 50 == sum(isinstance(decision, Grant) for decision in alone)
+
+
+def test_a_process_without_others_takes_all_there_is_and_waits_for_the_window() -> None:
+    """Who gets none waits for quota, not for the turn of others."""
+    bucket = known(used=97)
+    assert isinstance(bucket.reserve([ask("a")], 5.0, "p")[0], Grant)
+    decisions = bucket.reserve([ask("b"), ask("c"), ask("d")], 6.0, "p")
+    assert [Grant, Grant] == [type(decision) for decision in decisions[:2]]
+    assert decisions[2] == Wait(Reason.QUOTA)
+
+
+def test_a_repeat_takes_nothing_of_a_share() -> None:
+    """It creates nothing new."""
+    bucket = known(used=96)
+    grant = granted(bucket, ask("lost"), 5.0)
+    bucket.finish(ask("lost"), grant, Answer(spent=None, in_doubt=True), 6.0)
+    bucket.reserve([ask("a")], 7.0, "p")
+    asks = [ask("again", pair="pair-lost"), ask("b"), ask("c")]
+    decisions = bucket.reserve(asks, 8.0, "q")
+    assert [Grant, Grant, Wait] == [type(decision) for decision in decisions]
 
 
 def test_who_waits_for_the_window_to_end_has_no_share() -> None:

@@ -140,15 +140,15 @@ def test_what_is_known_of_a_pair_outlives_every_doubt(who_is_late: str) -> None:
         success = Answer(spent=True)
         if who_is_late == "the one who created it":
             # The other one dies while its attempt is under way.
-            await limiter.finish(first, stopped.grant, success, memory=KNOWN)
+            await limiter.finish(first, stopped.grant, success, created=KNOWN)
         else:
-            await limiter.finish(again, repeat.grant, success, memory=KNOWN)
-            await limiter.finish(first, stopped.grant, LOST, memory=Remembered(None))
+            await limiter.finish(again, repeat.grant, success, created=KNOWN)
+            await limiter.finish(first, stopped.grant, LOST)
         await asyncio.sleep(60.0)
         third = await limiter.acquire(ask("third"), Patience(0))
         assert isinstance(third, Held)
         counted = Answer(True, window=Window(100, 3, 1e9 + 3600))
-        await limiter.finish(ask("third"), third.grant, counted, memory=None)
+        await limiter.finish(ask("third"), third.grant, counted)
 
         assert 0 == (await limiter.status(None)).unconfirmed
         assert KNOWN == await limiter.recall("pair-first")
@@ -172,7 +172,7 @@ def test_a_store_that_is_away_for_a_moment_ends_no_wait(
         held = await limiter.acquire(ask("first"), Patience(0))
         assert isinstance(held, Held)
         answer = Answer(True, window=Window(100, 100, 1e9 + reset))
-        await limiter.finish(ask("first"), held.grant, answer, memory=None)
+        await limiter.finish(ask("first"), held.grant, answer)
         waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(patience)))
         ended: list[float] = []
         waits.add_done_callback(lambda _: ended.append(loop.time()))
@@ -206,7 +206,7 @@ def test_outages_are_counted_one_by_one() -> None:
         held = await limiter.acquire(ask("first"), Patience(0))
         assert isinstance(held, Held)
         answer = Answer(True, window=Window(100, 100, 1e9 + 300))
-        await limiter.finish(ask("first"), held.grant, answer, memory=None)
+        await limiter.finish(ask("first"), held.grant, answer)
         waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(4000)))
         for _ in range(3):
             await asyncio.sleep(10)
@@ -227,7 +227,7 @@ def test_a_grant_whose_reply_was_lost_is_no_longer_ours_than_the_store_says() ->
         held = await limiter.acquire(ask("first"), Patience(0))
         assert isinstance(held, Held)
         answer = Answer(True, window=Window(100, 100, 1e9 + 5))
-        await limiter.finish(ask("first"), held.grant, answer, memory=None)
+        await limiter.finish(ask("first"), held.grant, answer)
         waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(60)))
         await asyncio.sleep(5)
         store.error = StoreError("the reply was lost")
@@ -250,7 +250,7 @@ def test_who_waits_on_a_shared_store_looks_again_ever_more_seldom() -> None:
         held = await limiter.acquire(ask("first"), Patience(0))
         assert isinstance(held, Held)
         answer = Answer(True, window=Window(100, 100, 1e9 + 3600))
-        await limiter.finish(ask("first"), held.grant, answer, memory=None)
+        await limiter.finish(ask("first"), held.grant, answer)
         store.times.clear()
         waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(4000)))
         await asyncio.sleep(20)
@@ -277,9 +277,7 @@ def test_a_waiter_of_another_process_is_served_when_a_token_comes_back() -> None
         patience = Patience(2.0)
         waits = asyncio.create_task(there.acquire(ask("there"), patience))
         await asyncio.sleep(0.5)
-        await here.finish(
-            ask("here"), held.grant, Answer(True, window=Window(9, 9, 1e9 + 1.0)), memory=None
-        )
+        await here.finish(ask("here"), held.grant, Answer(True, window=Window(9, 9, 1e9 + 1.0)))
         held = await waits
         assert isinstance(held, Held)
         # The canary's end is no wait for quota; the rest of the window is.

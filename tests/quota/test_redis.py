@@ -381,8 +381,8 @@ async def test_a_bad_network_costs_no_slot_and_no_send(
 
     proxy.silence = time_out
     async with (
-        client_of(fake, store=stores[0], timeout=1e6) as bad,
-        client_of(fake, store=stores[1], timeout=1e6) as good,
+        client_of(fake, store=stores[0], timeout=3600) as bad,
+        client_of(fake, store=stores[1], timeout=3600) as good,
     ):
         results = await asyncio.gather(create(bad, range(15)), create(good, range(15, 30)))
         sends = [send for sends in results for send in sends if isinstance(send, SendId)]

@@ -6,16 +6,22 @@ The faults are in ``tests/mutants``. The rule comes first, then the limiter and 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import attrs
 import pytest
 
-from braze_sends import APIResponseError, BadRequestError, QuotaExhaustedError, SendId
+from braze_sends import (
+    APIResponseError,
+    APITimeoutError,
+    BadRequestError,
+    QuotaExhaustedError,
+    SendId,
+)
 from braze_sends.headers import LONGEST_WAIT
 from braze_sends.quota.bucket import LEASE_GRACE, Answer, Bucket, Grant, Reason, Wait, Window
 from braze_sends.quota.limiter import FIRST_LOOK, Held, Limiter, Patience
-from braze_sends.quota.store import Remembered
 from braze_sends.testing import run_virtual
 from tests.quota.test_bucket import RESET, TIMEOUT, ask, granted, known, told
 from tests.quota.test_limiter import KNOWN, LOST, GatedStore
@@ -146,14 +152,6 @@ def test_a_denied_pair_is_in_no_doubt() -> None:
     bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), Answer(spent=None), 6.0)
     assert 1 == len(bucket.charges)
     assert set() == bucket.doubted()
-
-
-def test_a_refused_attempt_keeps_no_lease() -> None:
-    """Even where its owner would make another attempt."""
-    bucket = known()
-    grant = granted(bucket, ask("a"), 5.0)
-    bucket.finish(ask("a"), grant, Answer(spent=False, refused=True), 6.0, keep=True)
-    assert {} == bucket.leases
 
 
 def test_answers_to_requests_from_before_let_no_more_canaries_go() -> None:
@@ -336,7 +334,7 @@ def test_a_doubt_that_an_answer_cleared_is_remembered() -> None:
         await asyncio.sleep(60.0)
         held = await limiter.acquire(ask("a"), Patience(0))
         assert isinstance(held, Held)
-        await limiter.finish(ask("a"), held.grant, answered(2), memory=None)
+        await limiter.finish(ask("a"), held.grant, answered(2))
         assert 0 == (await limiter.status(None)).unconfirmed
         again = attrs.evolve(ask("again"), pair="pair-dies")
         assert isinstance(await limiter.acquire(again, patience := Patience(0)), Held)
@@ -353,9 +351,9 @@ def test_a_further_attempt_for_a_pair_that_exists_gives_its_lease_back() -> None
         patience = Patience(0)
         held = await limiter.acquire(ask("a"), patience)
         assert isinstance(held, Held)
-        await limiter.finish(ask("a"), held.grant, Answer(False), memory=None, keep=True)
+        await limiter.finish(ask("a"), held.grant, Answer(False), keep=True)
         other = attrs.evolve(ask("other"), pair="pair-a")
-        await limiter.finish(other, held.grant, answered(1), memory=KNOWN)
+        await limiter.finish(other, held.grant, answered(1), created=KNOWN)
         assert KNOWN == await limiter.acquire(attrs.evolve(ask("a"), attempt=2), patience)
         assert 0 == (await limiter.status(None)).in_flight
 
@@ -386,7 +384,7 @@ def test_a_repeat_of_a_pair_in_doubt_stays_in_doubt() -> None:
         limiter = Limiter.of(GatedStore(), "w")
         held = await limiter.acquire(ask("first"), Patience(0))
         assert isinstance(held, Held)
-        await limiter.finish(ask("first"), held.grant, LOST, memory=Remembered(None))
+        await limiter.finish(ask("first"), held.grant, LOST)
         again = attrs.evolve(ask("again"), pair="pair-first")
         assert isinstance(await limiter.acquire(again, patience := Patience(0)), Held)
         assert patience.in_doubt
@@ -403,7 +401,7 @@ def test_a_further_attempt_keeps_its_place_in_the_queue() -> None:
         first, second = Patience(4000), Patience(4000)
         held = await limiter.acquire(ask("first"), Patience(0))
         assert isinstance(held, Held)
-        await limiter.finish(ask("first"), held.grant, answered(100, seconds=300), memory=None)
+        await limiter.finish(ask("first"), held.grant, answered(100, seconds=300))
         later = asyncio.create_task(limiter.acquire(ask("later"), second))
         await asyncio.sleep(1)
         further = asyncio.create_task(
@@ -425,7 +423,7 @@ def test_polling_begins_anew_once_somebody_is_served() -> None:
         limiter = Limiter.of(GatedStore(), "w")
         held = await limiter.acquire(ask("first"), Patience(0))
         assert isinstance(held, Held)
-        await limiter.finish(ask("first"), held.grant, answered(100, seconds=60), memory=None)
+        await limiter.finish(ask("first"), held.grant, answered(100, seconds=60))
         waits = [
             asyncio.create_task(limiter.acquire(ask(name), Patience(4000))) for name in ("a", "b")
         ]
@@ -496,13 +494,21 @@ def test_a_pair_that_somebody_else_made_is_an_error_where_nothing_was_in_doubt()
     play(schedule, duplicate=400)
 
 
-def answering(world: World, status: int, body: bytes) -> None:
-    """Braze handles the first request, keeps its headers, and answers with something else."""
+def answering(
+    world: World, status: int, body: bytes, headers: dict[str, str] | None = None
+) -> None:
+    """Braze handles the first request, and answers with something else.
+
+    Args:
+        headers: besides its own; or in place of them, if there are none.
+    """
     handle = world.model.handle
 
     def other(*args: Any) -> Any:
         world.handle = handle
-        return attrs.evolve(handle(*args), status=status, body=body)
+        reply = handle(*args)
+        told = {} if headers == {} else reply.headers | (headers or {})
+        return attrs.evolve(reply, status=status, body=body, headers=told)
 
     world.handle = other  # type: ignore[assignment]
 
@@ -579,3 +585,90 @@ def test_the_rate_limit_seen_last_outlives_an_answer_without_headers() -> None:
         assert seen == client.rate_limit
 
     play(schedule)
+
+
+def test_a_create_in_doubt_goes_on_though_its_lease_ran_out_and_nothing_is_left() -> None:
+    """Braze asks for a pause that is longer than the lease; the send may exist."""
+
+    async def schedule(world: World) -> None:
+        client = world.client(max_rate_limit_wait=200)
+        assert 2 == made(await gather(many(client, "ab")))
+        answering(world, 500, b'{"message": "Internal Server Error"}', {"retry-after": "100"})
+        assert 2 == (await client.create_send_id("campaign", "s")).attempts
+        assert 0 == world.over
+
+    play(schedule, daily_limit=3, duplicate=400)
+
+
+def test_a_wait_for_quota_ends_when_it_has_been_as_long_as_allowed() -> None:
+    """Not when the next lease ends, or whatever else is looked at."""
+
+    async def schedule(world: World) -> None:
+        client = world.client()
+        assert 2 == made(await gather(many(client, "ab")))
+        world.fate = lambda n, send_id: Fate(latency=9)
+        out = asyncio.create_task(client.create_send_id("campaign", "c"))
+        await asyncio.sleep(0.01)
+        began = world.loop.time()
+        with pytest.raises(QuotaExhaustedError):
+            await client.create_send_id("campaign", "d", max_rate_limit_wait=5)
+        assert 5 == pytest.approx(world.loop.time() - began, abs=0.001)
+        await out
+
+    play(schedule, daily_limit=3)
+
+
+def test_a_create_that_braze_queued_is_unconfirmed() -> None:
+    """Without headers nobody knows whether it is counted by now."""
+
+    async def schedule(world: World) -> None:
+        client = world.client()
+        await client.create_send_id("campaign", "first")
+        answering(world, 202, b'{"message": "queued"}', {})
+        assert (await client.create_send_id("campaign", "s")).queued
+        quota = await client.quota()
+        assert (1, 1) == (quota.unconfirmed, sum(hour.count for hour in quota.creations))
+
+    play(schedule)
+
+
+def test_a_probe_that_the_edge_refuses_is_made_again() -> None:
+    """Its 429 says nothing of the slot that a lost request may have taken."""
+
+    async def schedule(world: World) -> None:
+        client = world.client(max_retries=0)
+        assert 2 == made(await gather(many(client, "ab")))
+        never = Fate(answer=False, counted_after=math.inf)
+        world.fate = lambda n, send_id: (
+            never if n == 2 else Fate(status=429, counted_after=math.inf)
+        )
+        assert isinstance(
+            (await gather([client.create_send_id("campaign", "c")]))[0], APITimeoutError
+        )
+        await asyncio.sleep(100)
+        assert 0 == made(await gather([client.create_send_id("campaign", "d")]))
+        world.fate = lambda n, send_id: Fate()
+        assert "e" == (await client.create_send_id("campaign", "e")).send_id
+
+    play(schedule, daily_limit=3)
+
+
+@pytest.mark.parametrize(("drawn", "seconds"), [(0.0, 2.0), (1.0, 2.2)])
+def test_processes_come_back_from_a_pause_at_different_times(
+    drawn: float, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to a tenth later than they were asked to."""
+    monkeypatch.setattr("random.random", lambda: drawn)
+    asked = list[float]()
+
+    async def schedule(world: World) -> None:
+        def fate(n: int, send_id: str) -> Fate:
+            asked.append(world.loop.time())
+            return Fate(status=None if n else 429)
+
+        world.fate = fate
+        await world.client().create_send_id("campaign", "s")
+
+    play(schedule)
+    first, second = asked
+    assert seconds + 0.1 == pytest.approx(second - first, abs=0.1)  # a request takes 0.1

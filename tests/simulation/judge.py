@@ -92,7 +92,9 @@ class Judge:
                 )
             if result.quota_spent is False and exists:
                 self.violated("lie", f"{call.pair} exists, and its call says it cost nothing")
-            if isinstance(result, QuotaExhaustedError) and self._free():
+            # What was in flight when it was refused may have ended in the same instant.
+            idle = ", 0 in flight" in str(result)
+            if isinstance(result, QuotaExhaustedError) and idle and self._free():
                 self.violated("needless refusal", f"{call.pair} was refused with slots free")
 
     async def _watch(self) -> None:

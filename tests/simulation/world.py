@@ -35,6 +35,8 @@ KEY = "key-of-the-simulation"
 TIMEOUT = 10.0
 #: So long after its beginning Braze is done with a request, whatever comes of it.
 RIPE = 3 * TIMEOUT
+#: A request leaves so long after its lease was granted at most, in seconds.
+LATENCY = 0.1
 #: Windows that a run lives through.
 DAYS = 2
 #: When a run begins: some day, epoch seconds.
@@ -305,7 +307,8 @@ class World:
         attempt = Attempt(pair, process, now)
         attempt.alone = not any(one.sent > now - TIMEOUT - 5 for one in self.under_way)
         attempt.doubts = sum(
-            one.told > one.sent + TIMEOUT and one.sent <= now - RIPE for one in self.attempts[-300:]
+            one.told > one.sent + TIMEOUT and one.sent <= now - RIPE + LATENCY
+            for one in self.attempts[-300:]
         ) + sum(when <= now - RIPE + TIMEOUT for when in self.unkept)
         self.attempts.append(attempt)
         self.under_way.add(attempt)
