@@ -110,6 +110,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """What the quota costs, as a ratio to the same requests without it."""
-    _install(session, extras="")
-    session.run("python", "benchmarks/overhead.py", *session.posargs)
+    """Measure what the client costs, and write the table into ``docs/benchmarks.md``.
+
+    Fails when a hot path takes more instructions than ``benchmarks/instructions.toml`` allows.
+    With arguments: ``nox -s bench -- --only creates`` prints that part, and writes nothing.
+    """
+    _install(session, "bench")
+    session.run("python", "-m", "benchmarks", *(session.posargs or ["--write"]))

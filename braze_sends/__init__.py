@@ -31,9 +31,11 @@ if _typing.TYPE_CHECKING:  # pragma: no cover
         StoreError,
     )
     from braze_sends.models import CreateSendId, Creations, QuotaStatus, RateLimit, SendId
-    from braze_sends.quota.redis import RedisStore
-    from braze_sends.quota.sqlite import SQLiteStore
-    from braze_sends.quota.store import MemoryStore, Store, open_store
+    from braze_sends.stores.memory import MemoryStore
+    from braze_sends.stores.redis import RedisStore
+    from braze_sends.stores.sqlite import SQLiteStore
+    from braze_sends.stores.store import Store
+    from braze_sends.stores.urls import open_store
 
     __version__: str
 
@@ -69,7 +71,17 @@ __all__ = [
 ]
 
 #: Where the names are, the cheapest import first.
-_MODULES = "errors", "models", "quota.store", "quota.sqlite", "quota.redis", "batch", "client"
+_MODULES = (
+    "errors",
+    "models",
+    "stores.store",
+    "stores.memory",
+    "stores.urls",
+    "stores.sqlite",
+    "stores.redis",
+    "batch",
+    "client",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -35,7 +35,7 @@ from braze_sends.errors import (
 from braze_sends.flights import Flights, Terms
 from braze_sends.models import CreateSendId, SendId
 from braze_sends.protocol import check_request
-from braze_sends.quota.bucket import NO_CAP
+from braze_sends.quota.rule.ledger import NO_LIMIT
 
 _END: Final = object()
 
@@ -258,7 +258,7 @@ class Batch:
     ) -> Outcome:
         """What is remembered, or costs nothing since it may exist already; else how it ended."""
         try:
-            send = await self._send(request, 0.0, NO_CAP)  # more headroom than any limit has
+            send = await self._send(request, 0.0, NO_LIMIT)  # more headroom than any limit has
         except QuotaExhaustedError as error:
             told = copy(ended)
             if ended.retry_after is not None:

@@ -19,8 +19,10 @@ from braze_sends.errors import ConfigurationError
 from braze_sends.flights import Flights, reused
 from braze_sends.models import CreateSendId, QuotaStatus, RateLimit, SendId
 from braze_sends.quota.limiter import Limiter
-from braze_sends.quota.store import MemoryStore, Store, open_store
 from braze_sends.settings import Settings, checked_count, checked_wait
+from braze_sends.stores.memory import MemoryStore
+from braze_sends.stores.store import Store
+from braze_sends.stores.urls import open_store
 from braze_sends.transport import Transport, checked_timeout
 
 
@@ -59,7 +61,7 @@ class SendsClient:
         max_retries: attempts after the first, 0 or more.
         max_rate_limit_wait: seconds that one call may wait for quota, all its waits together; 0
             never waits, ``None`` waits for ever. A wait known to be longer raises at once.
-        daily_limit: your own cap, 0 or more: never more than this created through the store in a
+        daily_limit: your own limit, 0 or more: never more than this created through the store in a
             window. ``None``: what Braze allows.
         send_id_factory: names a send when the caller does not, so that a retry repeats the same
             pair. ``None``: Braze names it, and an attempt with an unknown outcome is not repeated.

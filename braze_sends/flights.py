@@ -31,10 +31,10 @@ from braze_sends.errors import (
 )
 from braze_sends.headers import AnswerHeaders
 from braze_sends.models import CreateSendId, RateLimit, SendId
-from braze_sends.quota.bucket import Answer, Ask, Grant, Window
-from braze_sends.quota.limiter import Limiter, Patience
-from braze_sends.quota.store import Remembered
+from braze_sends.quota.limiter import Limiter, WaitBudget
+from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading
 from braze_sends.settings import Settings
+from braze_sends.stores.store import Remembered
 from braze_sends.transport import Exchange, Transport
 
 log = logging.getLogger("braze_sends")
@@ -52,7 +52,7 @@ class Flight:
     Attributes:
         request: the pair to create.
         ask: what the limiter is asked; its ``attempt`` counts.
-        patience: what is left of the wait for quota.
+        budget: what is left of the wait for quota.
         terms: what its callers asked for.
         refusal: what the last 429 means.
         keeps_lease: whether its token is kept for a further attempt.
@@ -64,7 +64,7 @@ class Flight:
 
     request: CreateSendId
     ask: Ask
-    patience: Patience
+    budget: WaitBudget
     terms: Terms
     refusal: BrazeSendsError | None = None
     keeps_lease: bool = False
@@ -122,12 +122,12 @@ class Flights:
                 pair=pair,
                 timeout=self._transport.seconds,
                 headroom=headroom,
-                cap=self._settings.daily_limit,
+                own_limit=self._settings.daily_limit,
                 campaign=request.campaign_id,
             )
-            patience = Patience(math.inf if wait is None else wait)
-            flight = Flight(request, ask, patience, (request, wait, headroom))
-            patience.on_pair_wait = functools.partial(self._note_pair_wait, flight)
+            budget = WaitBudget(math.inf if wait is None else wait)
+            flight = Flight(request, ask, budget, (request, wait, headroom))
+            budget.on_pair_wait = functools.partial(self._note_pair_wait, flight)
             self._take_off(flight, key)
         elif flight in self.pair_waits:
             self._tell_pair_waits()
@@ -181,7 +181,7 @@ class Flights:
             if flight.closing and flight.task.cancelled() and ours and not ours.cancelling():
                 raise ConfigurationError(
                     "the client was closed while the create waited",
-                    quota_spent=None if flight.patience.in_doubt else False,
+                    quota_spent=None if flight.budget.in_doubt else False,
                     campaign_id=flight.request.campaign_id,
                     send_id=flight.request.send_id,
                 ) from None
@@ -198,7 +198,7 @@ class Flights:
             retrying = retry.retrying(
                 self._settings.max_retries,
                 lambda error: self._may_repeat(flight, error),
-                for_ever=flight.patience.left == math.inf,
+                for_ever=flight.budget.left == math.inf,
             )
             return await retrying(self._attempt, flight)
         except BrazeSendsError as error:
@@ -209,7 +209,7 @@ class Flights:
                 told = flight.refusal
             told.campaign_id = flight.request.campaign_id
             told.send_id = flight.request.send_id
-            if flight.patience.in_doubt:
+            if flight.budget.in_doubt:
                 told.quota_spent = None  # of the whole call, not of its last attempt
             raise told from None
         finally:
@@ -219,20 +219,20 @@ class Flights:
     def _may_repeat(self, flight: Flight, error: BrazeSendsError) -> bool:
         """Whether a transient error is worth another attempt to those who wait.
 
-        The pause that Braze asks for is taken from their patience.
+        The pause that Braze asks for is taken from their budget.
         """
         if flight.closing or not flight.callers or not retry.is_safe(error):
             return False
         # No silent sleep for hours: a pause that Braze asks for is bounded as a wait for quota is.
         if isinstance(error, APIResponseError) and not isinstance(error, RateLimitError):
-            flight.patience.left -= error.retry_after or 0.0
-        return flight.patience.left >= 0
+            flight.budget.left -= error.retry_after or 0.0
+        return flight.budget.left >= 0
 
     async def _attempt(self, flight: Flight) -> SendId:
         """One lease, one request, one answer."""
         request, key = flight.request, self._settings.api_key
         flight.ask = ask = attrs.evolve(flight.ask, attempt=flight.ask.attempt + 1)
-        held = await self.limiter.acquire(ask, flight.patience)
+        held = await self.limiter.acquire(ask, flight.budget)
         if isinstance(held, Remembered):
             send = reused(request, held)
             return attrs.evolve(send, attempts=max(0, flight.ask.attempt - 1))
@@ -250,7 +250,7 @@ class Flights:
         try:
             send = protocol.parse_response(request, reply, told, key)
         except BrazeSendsError as error:
-            if not (flight.patience.in_doubt and protocol.says_it_exists(error)):
+            if not (flight.budget.in_doubt and protocol.says_it_exists(error)):
                 await settle(error)
                 raise
             send = SendId(
@@ -280,14 +280,14 @@ class Flights:
             spent = outcome.quota_spent
             in_doubt = protocol.leaves_pair_in_doubt(outcome)
             keep = retry.is_transient(outcome)
-            flight.patience.in_doubt |= in_doubt
-            flight.patience.undoubted &= not in_doubt
+            flight.budget.in_doubt |= in_doubt
+            flight.budget.undoubted &= not in_doubt
         refused = isinstance(outcome, RateLimitError)
         if isinstance(outcome, RateLimitError):
             flight.refusal = protocol.exhausted(outcome, told, time.time())
         window = None
         if (limit := told.rate_limit) is not None:
-            window = Window(limit.limit, limit.used, limit.resets_at.timestamp())
+            window = Reading(limit.limit, limit.used, limit.resets_at.timestamp())
         answer = Answer(
             spent=spent,
             in_doubt=in_doubt,

@@ -15,9 +15,9 @@ from aiohttp.payload import BytesPayload
 
 from braze_sends.errors import ConfigurationError
 from braze_sends.protocol import MAX_BODY, PATH, NoReply, Reply
-from braze_sends.quota.bucket import LONGEST_TIMEOUT
-from braze_sends.quota.store import steady
+from braze_sends.quota.rule.ledger import LONGEST_TIMEOUT
 from braze_sends.settings import ApiKey, checked_seconds
+from braze_sends.stores.store import steady
 
 #: aiohttp's own default, for a ``ClientTimeout`` that sets no total: an attempt has to end.
 DEFAULT_TOTAL = 300.0

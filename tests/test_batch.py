@@ -25,8 +25,8 @@ from braze_sends import (
     SendsClient,
 )
 from braze_sends.protocol import pair_digest
-from braze_sends.quota.bucket import Ask
-from braze_sends.quota.limiter import Held, Patience
+from braze_sends.quota.limiter import Held, WaitBudget
+from braze_sends.quota.rule.messages import Ask
 from braze_sends.testing import FakeBraze, Fault
 from braze_sends.testing.model import Reply
 from tests.waiting import PATIENCE, until
@@ -558,7 +558,7 @@ async def leave_in_flight(world: World, store: MemoryStore, *names: object) -> N
     for request in rows(*names):
         pair = pair_digest(request).hex()
         ask = Ask(f"killed-{request.send_id}", 1, pair, timeout=10.0)
-        assert isinstance(await limiter.acquire(ask, Patience(0.0)), Held)
+        assert isinstance(await limiter.acquire(ask, WaitBudget(0.0)), Held)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])

@@ -29,7 +29,7 @@ from braze_sends import (
     new_send_id,
 )
 from braze_sends.quota.limiter import LONGEST_OUTAGE
-from braze_sends.quota.store import Transaction
+from braze_sends.stores.store import Transaction
 from braze_sends.testing import FakeBraze, Fault
 from braze_sends.testing.model import RATE_LIMIT_HEADERS
 from tests.conftest import StoppedClock
@@ -363,7 +363,7 @@ async def test_a_429_that_says_when_is_quota_exhausted(fake: FakeBraze) -> None:
 
 
 async def test_a_429_with_retry_after_is_waited_for(fake: FakeBraze) -> None:
-    """``Retry-After: 7`` is longer than the patience of 5 s, so it raises at once."""
+    """``Retry-After: 7`` is longer than the budget of 5 s, so it raises at once."""
     bare = dict.fromkeys(RATE_LIMIT_HEADERS)
     fake.script(Fault(status=429, headers={**bare, "Retry-After": "7"}))
     async with client_of(fake, max_rate_limit_wait=5) as braze:
@@ -544,7 +544,7 @@ async def test_close_in_a_backoff_tells_the_doubt(fake: FakeBraze) -> None:
     task = asyncio.create_task(braze.create_send_id("campaign", "pair"))
     await until(lambda: fake.created)
     flight = next(iter(braze._flights().flying))
-    await until(lambda: flight.patience.in_doubt and flight.exchange is None)
+    await until(lambda: flight.budget.in_doubt and flight.exchange is None)
     await braze.close()
     with pytest.raises(ConfigurationError) as caught:
         await task

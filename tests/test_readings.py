@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from braze_sends import SendId
-from braze_sends.quota.bucket import ASSUMED_LIMIT
+from braze_sends.quota.rule.window import ASSUMED_LIMIT
 from tests.world import LOST, REFUSED, UNANSWERED, Fate, World, failed, gather, made, many, play
 
 READINGS = [

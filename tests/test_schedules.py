@@ -62,7 +62,7 @@ def test_an_outage_does_not_cost_the_day(outage: Fate) -> None:
 def test_slots_of_cancelled_callers_are_used_unless_their_requests_arrived(
     arrived: bool, over: int
 ) -> None:
-    """97 created, 3 cancelled after sending: 100 in the end, and at most one 429, a canary's."""
+    """97 created, 3 cancelled after sending: 100 in the end, and at most one 429, a probe's."""
 
     async def schedule(world: World) -> None:
         client = world.client()
@@ -232,7 +232,7 @@ def test_a_pair_that_hangs_at_the_start_does_not_hold_up_the_rest() -> None:
     play(schedule)
 
 
-def test_waiting_for_the_canary_is_no_wait_for_quota() -> None:
+def test_waiting_for_the_probe_is_no_wait_for_quota() -> None:
     """Cold start, 50 gathered, ``max_rate_limit_wait=0``: 50 made."""
 
     async def schedule(world: World) -> None:

@@ -38,7 +38,7 @@ from braze_sends import (
     StoreError,
 )
 from braze_sends.protocol import NoReply
-from braze_sends.quota.store import Transaction
+from braze_sends.stores.store import Transaction
 from braze_sends.testing import Fault
 from tests.conftest import StoppedClock
 from tests.servers import braze as emulator

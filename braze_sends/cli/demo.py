@@ -32,7 +32,7 @@ Pair = tuple[str, str]
 
 CAMPAIGN: Final = "demo-campaign"
 
-#: What goes wrong, each twice. All of it early, while slots are left: a repeat or a canary that
+#: What goes wrong, each twice. All of it early, while slots are left: a repeat or a probe that
 #: meets a used-up quota may rightly be refused, and the demo claims that no request is.
 FAULTS: Final[Mapping[str, Callable[[float], Fault]]] = {
     "created, then the connection is cut": lambda _: Fault(drop="after"),

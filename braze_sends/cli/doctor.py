@@ -49,9 +49,10 @@ from braze_sends.cli.common import (
     printing,
     span,
 )
-from braze_sends.quota.bucket import Lease, Status
-from braze_sends.quota.store import Transaction
+from braze_sends.quota.rule.ledger import Lease
+from braze_sends.quota.rule.messages import Status
 from braze_sends.settings import INSTANCES, ApiKey, Settings, checked_base_url
+from braze_sends.stores.store import Transaction
 
 T = TypeVar("T")
 

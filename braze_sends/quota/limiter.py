@@ -2,7 +2,7 @@
 
 **What must hold.** Whoever is granted a lease gets it or gives it back, wherever cancellation
 strikes. What is known of a pair is never replaced by a doubt. A waiter is woken by each event that
-could serve it: an answer, a lease's deadline, the window's end, the end of its own patience. No
+could serve it: an answer, a lease's deadline, the window's end, the end of its own budget. No
 transaction is interrupted, since it runs in a task that no caller owns; its operations can be
 repeated without harm. A wait for quota outlives a store that is away for a moment.
 """
@@ -25,9 +25,10 @@ import attrs
 
 from braze_sends.errors import BrazeSendsError, QuotaExhaustedError, StoreError
 from braze_sends.models import QuotaStatus
-from braze_sends.quota.bucket import LEASE_GRACE, Answer, Ask, Grant, Reason, Status, Wait
-from braze_sends.quota.store import Remembered, Store, Transaction, steady
-from braze_sends.quota.tally import Tally
+from braze_sends.quota.rule.history import History
+from braze_sends.quota.rule.ledger import LEASE_GRACE
+from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reason, Status, Wait
+from braze_sends.stores.store import Remembered, Store, Transaction, steady
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ _limiters: WeakValueDictionary[tuple[int, int, str], Limiter] = WeakValueDiction
 
 
 @attrs.define(eq=False)
-class Patience:
+class WaitBudget:
     """How long one create may still wait for quota, all its waits together.
 
     Attributes:
@@ -88,20 +89,20 @@ class Held:
 @attrs.define(eq=False)
 class _Waiter:
     ask: Ask
-    patience: Patience
+    budget: WaitBudget
     future: asyncio.Future[Held | Remembered]
     waits_since: float | None = None
 
-    def patience_left(self, now: float) -> float:
-        """What is left of the patience in a wait for quota; infinite in no such wait."""
+    def budget_left(self, now: float) -> float:
+        """What is left of the budget in a wait for quota; infinite in no such wait."""
         if self.waits_since is None:
             return math.inf
-        return self.patience.left - (now - self.waits_since)
+        return self.budget.left - (now - self.waits_since)
 
     def spend(self, now: float) -> None:
-        """Take the wait for quota that ends now from the patience."""
+        """Take the wait for quota that ends now from the budget."""
         if self.waits_since is not None:
-            self.patience.left = self.patience_left(now)
+            self.budget.left = self.budget_left(now)
             self.waits_since = None
 
 
@@ -154,26 +155,26 @@ class Limiter:
             limiter = _limiters[key] = cls(store, workspace, loop)
         return limiter
 
-    async def acquire(self, ask: Ask, patience: Patience) -> Held | Remembered:
+    async def acquire(self, ask: Ask, budget: WaitBudget) -> Held | Remembered:
         """Wait for the right to make an attempt.
 
         Returns:
             a lease, or what is remembered of the pair, if it exists already.
 
         Raises:
-            QuotaExhaustedError: the wait is, or would be, longer than ``patience`` allows.
+            QuotaExhaustedError: the wait is, or would be, longer than ``budget`` allows.
             StoreError: the store cannot be used.
         """
-        waiter = _Waiter(ask, patience, self._loop.create_future())
-        late_comer = not self._queue or patience.ticket > next(reversed(self._queue))
-        self._queue[patience.ticket] = waiter
+        waiter = _Waiter(ask, budget, self._loop.create_future())
+        late_comer = not self._queue or budget.ticket > next(reversed(self._queue))
+        self._queue[budget.ticket] = waiter
         if not late_comer:  # a further attempt keeps the place of the first
             self._queue = dict(sorted(self._queue.items()))
         self._kick()
         try:
             return await waiter.future
         except asyncio.CancelledError:
-            self._queue.pop(patience.ticket, None)
+            self._queue.pop(budget.ticket, None)
             if not waiter.future.cancelled():
                 waiter.future.exception()  # seen
             # The next transaction gives back whatever this one has granted meanwhile.
@@ -225,23 +226,23 @@ class Limiter:
         )
         return memory if memory is not None and memory.send_id is not None else None
 
-    async def status(self, cap: int | None) -> QuotaStatus:
-        """The quota as the store knows it, under the caller's own ``cap``.
+    async def status(self, own_limit: int | None) -> QuotaStatus:
+        """The quota as the store knows it, under the caller's own ``own_limit``.
 
         Raises:
             StoreError: the store cannot be used.
         """
 
-        def look(transaction: Transaction) -> tuple[Status, Tally, float]:
+        def look(transaction: Transaction) -> tuple[Status, History, float]:
             bucket = transaction.bucket
-            return bucket.status(cap), bucket.tally, transaction.now + bucket.offset
+            return bucket.status(own_limit), bucket.history, transaction.now + bucket.offset
 
-        status, tally, braze_now = await self._run(look)
+        status, history, braze_now = await self._run(look)
         try:
-            creations = tally.creations(braze_now)
+            creations = history.creations(braze_now)
         except ValueError:
             raise StoreError(
-                "the store holds a damaged tally: delete its bucket there, and the quota starts "
+                "the store holds a damaged history: delete its bucket there, and the quota starts "
                 "over with one careful request"
             ) from None
         return QuotaStatus(
@@ -316,7 +317,7 @@ class Limiter:
 
     async def _transact(self, operations: list[_Operation], waiters: list[_Waiter]) -> _Outcome:
         asks = [waiter.ask for waiter in waiters]
-        undoubted = {waiter.ask.lease for waiter in waiters if waiter.patience.undoubted}
+        undoubted = {waiter.ask.lease for waiter in waiters if waiter.budget.undoubted}
         pairs = {pair for pair in (o.pair for o in operations) if pair is not None}
         pairs |= {ask.pair for ask in asks if ask.pair is not None}
 
@@ -348,7 +349,10 @@ class Limiter:
                 results=results,
                 decisions=[known.get(ask.lease) or next(decided) for ask in asks],
                 doubted=frozenset(ask.lease for ask in asking if ask.in_doubt),
-                statuses={cap: bucket.status(cap) for cap in {ask.cap for ask in asks}},
+                statuses={
+                    own_limit: bucket.status(own_limit)
+                    for own_limit in {ask.own_limit for ask in asks}
+                },
                 offset=bucket.offset,
                 next_change=bucket.next_change(now),
             )
@@ -361,21 +365,21 @@ class Limiter:
         now = self._loop.time()
         for waiter, decision in zip(waiters, outcome.decisions, strict=True):
             if waiter.future.done():  # cancelled while the transaction was under way
-                self._queue.pop(waiter.patience.ticket, None)
+                self._queue.pop(waiter.budget.ticket, None)
                 continue
             waiter.spend(now)
-            waiter.patience.in_doubt |= waiter.ask.lease in outcome.doubted
-            waiter.patience.on_pair_wait(
+            waiter.budget.in_doubt |= waiter.ask.lease in outcome.doubted
+            waiter.budget.on_pair_wait(
                 isinstance(decision, Wait) and decision.reason is Reason.PAIR
             )
             if not isinstance(decision, Wait):
                 self._pause = FIRST_LOOK
             if isinstance(decision, Remembered):
-                del self._queue[waiter.patience.ticket]
+                del self._queue[waiter.budget.ticket]
                 waiter.future.set_result(decision)
             elif isinstance(decision, Grant):
-                waiter.patience.undoubted = not waiter.patience.in_doubt
-                del self._queue[waiter.patience.ticket]
+                waiter.budget.undoubted = not waiter.budget.in_doubt
+                del self._queue[waiter.budget.ticket]
                 # From before the transaction, since this process may have been stopped in it; and
                 # the lease may be that of an earlier one, whose reply was lost.
                 begun = started - (outcome.now - decision.begun)
@@ -383,12 +387,8 @@ class Limiter:
                 waiter.future.set_result(Held(decision, deadline, ahead))
             elif decision.reason is Reason.QUOTA:
                 until = math.nan if decision.until is None else decision.until - outcome.now
-                if (
-                    waiter.patience.left <= INSTANT
-                    or until > waiter.patience.left
-                    or until == math.inf
-                ):
-                    del self._queue[waiter.patience.ticket]
+                if waiter.budget.left <= INSTANT or until > waiter.budget.left or until == math.inf:
+                    del self._queue[waiter.budget.ticket]
                     waiter.future.set_exception(_exhausted(waiter.ask, decision, outcome))
                 else:
                     waiter.waits_since = now
@@ -406,10 +406,10 @@ class Limiter:
                 operation.future.set_exception(copy(error))
                 operation.future.exception()  # seen, should its caller be gone
         for waiter in waiters:
-            waits = waiter.waits_since is not None and waiter.patience_left(now) > INSTANT
+            waits = waiter.waits_since is not None and waiter.budget_left(now) > INSTANT
             if patient and waits and not waiter.future.done():
                 continue  # it has time; the store may come back
-            self._queue.pop(waiter.patience.ticket, None)
+            self._queue.pop(waiter.budget.ticket, None)
             if not waiter.future.done():
                 waiter.future.set_exception(copy(error))
 
@@ -424,8 +424,8 @@ class Limiter:
             self._pause = FIRST_LOOK
             return
         now = self._loop.time()
-        patience = (waiter.patience_left(now) for waiter in self._queue.values())
-        delay = min(delay, LONGEST_SLEEP, *patience)
+        budget = (waiter.budget_left(now) for waiter in self._queue.values())
+        delay = min(delay, LONGEST_SLEEP, *budget)
         if self._store.shared:
             delay = min(delay, self._pause)
         self._timer = self._loop.call_later(delay, self._look)
@@ -436,7 +436,7 @@ class Limiter:
 
 
 def _exhausted(ask: Ask, wait: Wait, outcome: _Outcome) -> QuotaExhaustedError:
-    status = outcome.statuses[ask.cap]
+    status = outcome.statuses[ask.own_limit]
     until = outcome.next_change if wait.until is None else wait.until
     retry_after = None if until == math.inf else max(0.0, until - outcome.now)
     return QuotaExhaustedError(

@@ -30,9 +30,10 @@ import attrs
 from braze_sends.client import SendsClient
 from braze_sends.errors import QuotaExhaustedError
 from braze_sends.models import SendId
-from braze_sends.quota.bucket import DAY, Bucket
-from braze_sends.quota.store import Remembered, Store, Transaction
-from braze_sends.quota.tally import Tally
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.history import History
+from braze_sends.quota.rule.window import DAY
+from braze_sends.stores.store import Remembered, Store, Transaction
 from braze_sends.testing.fake import FakeBraze
 
 
@@ -56,7 +57,7 @@ def filled(hint: Any, numbers: Iterator[int]) -> Any:
 FULL: Bucket = attrs.evolve(
     filled(Bucket, itertools.count(1000)),
     refusals=7,
-    tally=Tally({"2026-11-22T05": {"ä {} \" ' 1": 1, "2": 2}, "2026-11-22T06": {"": 3}}),
+    history=History({"2026-11-22T05": {"ä {} \" ' 1": 1, "2": 2}, "2026-11-22T06": {"": 3}}),
 )
 
 MEMORIES = {
@@ -311,7 +312,7 @@ async def look(store: Store, workspace: str, pairs: Collection[str] = ()) -> Tra
         bucket = attrs.evolve(
             transaction.bucket,
             leases=dict(transaction.bucket.leases),
-            charges=dict(transaction.bucket.charges),
+            unconfirmed=dict(transaction.bucket.unconfirmed),
         )
         return Transaction(transaction.now, bucket, dict(transaction.pairs))
 

@@ -8,9 +8,9 @@ from typing import TypeAlias, TypeVar
 import asyncpg
 
 from braze_sends import StoreError
-from braze_sends.quota.bucket import Bucket
-from braze_sends.quota.codec import dump, load_bucket, load_remembered
-from braze_sends.quota.store import MEMORY, Transaction
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.stores.codec import dump, load_bucket, load_remembered
+from braze_sends.stores.store import MEMORY, Transaction
 
 T = TypeVar("T")
 

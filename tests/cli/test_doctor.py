@@ -24,8 +24,9 @@ from redis.backoff import ExponentialBackoff
 from braze_sends import SQLiteStore, StoreError
 from braze_sends.cli import doctor as module
 from braze_sends.cli.doctor import SCRATCH
-from braze_sends.quota.bucket import Bucket, Lease
-from braze_sends.quota.store import Transaction
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.ledger import Lease
+from braze_sends.stores.store import Transaction
 from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import KEY, Run
 from tests.clocks import NOON, SharedClock

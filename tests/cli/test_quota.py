@@ -168,7 +168,7 @@ def test_a_damaged_tally_is_an_error(run: Run, store: str, tmp_path: Path) -> No
     result = run("quota", "--store", store)
 
     assert (1, "") == (result.exit_code, result.stdout)
-    assert result.stderr.startswith("error: the store holds a damaged tally: delete ")
+    assert result.stderr.startswith("error: the store holds a damaged history: delete ")
 
 
 def test_colours(run: Run, store: str) -> None:

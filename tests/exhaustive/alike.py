@@ -19,7 +19,7 @@ from typing import Any
 
 import attrs
 
-from braze_sends.quota.tally import Tally
+from braze_sends.quota.rule.history import History
 from tests.exhaustive.world import Scope, World, lease_of
 
 #: Seconds. Past times that are younger keep their second: the rule looks 2 s back from a reset.
@@ -35,7 +35,7 @@ def key(world: World) -> int:
     out: list[Any] = [
         moment,
         world.used,
-        world.made if scope.cap is not None else 0,
+        world.made if scope.own_limit is not None else 0,
         world.credit,
         world.refused,
         int(max(world.dead_until - moment, 0)),
@@ -78,13 +78,13 @@ def _flatten(value: Any, out: list[Any], names: _Names) -> None:
         out.append(len(value))
         for part in value:
             _flatten(part, out, names)
-    elif kind is not Tally and (parts := _parts(kind)):
+    elif kind is not History and (parts := _parts(kind)):
         for part in parts(value):
             if part.__class__ in _PLAIN:
                 out.append(part)
             else:
                 _flatten(part, out, names)
-    elif kind is not Tally:  # a tally is only shown
+    elif kind is not History:  # a history is only shown
         out.append(value)
 
 

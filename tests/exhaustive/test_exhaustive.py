@@ -13,7 +13,8 @@ from typing import Any
 import attrs
 import pytest
 
-from braze_sends.quota.bucket import Answer, Bucket
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.messages import Answer
 from tests.exhaustive.search import Walked, kind, replay, shrunk, walk
 from tests.exhaustive.world import Scope, Step
 
@@ -40,7 +41,7 @@ LARGE = {
     "a pair that both want": (Scope(SHARED), 1),
     "nameless sends": (Scope(NAMELESS), 1),
     "requests are counted": (Scope(APART, counts="requests"), 1),
-    "an own limit": (Scope(APART, limit=3, cap=2), 1),
+    "an own limit": (Scope(APART, limit=3, own_limit=2), 1),
     "a limit of one, two faults": (TIGHT, 2),
     "three creates, a limit of one, two faults": (Scope(APART[:3], limit=1), 2),
     "three creates in one window, two faults": (Scope(APART[:3], windows=1), 2),
@@ -123,7 +124,7 @@ def _without_bare_success(answer: Answer) -> Answer:
 
 WRONG: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "a doubt is ripe after one timeout": lambda patch: patch.setattr(
-        "braze_sends.quota.bucket.RIPE_TIMEOUTS", 1
+        "braze_sends.quota.rule.ledger.RIPE_TIMEOUTS", 1
     ),
     "a lost answer is no doubt": _told(_without_doubt),
     "a success without headers is not charged": _told(_without_bare_success),
@@ -131,7 +132,7 @@ WRONG: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         Bucket, "advance", lambda bucket, now: None
     ),
     "a window never ends": lambda patch: patch.setattr(
-        "braze_sends.quota.bucket.RESET_MARGIN", 1e9
+        "braze_sends.quota.rule.window.RESET_MARGIN", 1e9
     ),
 }
 

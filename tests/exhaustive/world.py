@@ -13,7 +13,7 @@ that "begun before" and "answered after" are never a tie. Braze's clock and the 
   a probe that goes beyond what is free because an unknown outcome is ripe. An excused attempt may
   take the slot of another one, which then draws the 429.
 - Nothing else is granted beyond what is free.
-- No more is created in a window than the clients' own cap.
+- No more is created in a window than the clients' own limit.
 - No pair is under way twice.
 - ``used`` is never above the limit. There are no more leases than creates under way, and no more
   doubts than unknown outcomes.
@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from braze_sends.quota.bucket import Answer, Ask, Bucket, Grant, Window
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading
 
 #: What the rule promises, in seconds, written down once more: a lease lasts for a timeout and 5 s,
 #: Braze is done with a request after three timeouts, and its clock is known to 2 s.
@@ -60,7 +61,7 @@ class Scope:
             pair. Under the pair ``""`` Braze names the send.
         limit: slots of a window.
         assumed: what the clients take for it at first; the limit, if it is 0.
-        cap: the clients' own limit.
+        own_limit: the clients' own limit.
         counts: what costs a slot at Braze, ``"pairs"`` or ``"requests"``.
         windows: how many windows there are.
     """
@@ -68,7 +69,7 @@ class Scope:
     creates: tuple[tuple[int, str], ...]
     limit: int = 2
     assumed: int = 0
-    cap: int | None = None
+    own_limit: int | None = None
     counts: str = "pairs"
     windows: int = 2
 
@@ -325,8 +326,8 @@ class World:
         self.say("{} arrives: {}, used {}", attempt.name, status, self.used)
         if self.credit < 0:
             raise ViolationError(f"{attempt.name} draws a 429")
-        if self.scope.cap is not None and self.made > self.scope.cap:
-            raise ViolationError(f"{self.made} are created under a cap of {self.scope.cap}")
+        if self.scope.own_limit is not None and self.made > self.scope.own_limit:
+            raise ViolationError(f"{self.made} are created under a cap of {self.scope.own_limit}")
 
     def _tell(self, attempt: Attempt, kind: str, *, again: bool) -> None:
         """A client learns how its attempt ended."""
@@ -339,7 +340,7 @@ class World:
         if kind in {"full", "5xx"}:
             # An error that comes before the request is handled has the headers of now.
             used, reset = (reply.used, reply.reset) if reply else (self.used, self._reset())
-            window = Window(self.scope.limit, used, reset)
+            window = Reading(self.scope.limit, used, reset)
         answer = Answer(
             spent=True if made else None if unknown else False,
             in_doubt=unknown,
@@ -457,7 +458,7 @@ class World:
             waiting.append((n, ask_of(scope, n, create, in_doubt)))
         other = self.fresh[1 - client] and not changed
         self.fresh = (True, other) if client == 0 else (other, True)
-        free = bucket.status(scope.cap).remaining if waiting else 0
+        free = bucket.status(scope.own_limit).remaining if waiting else 0
         decisions = bucket.reserve([ask for _, ask in waiting], now) if waiting else []
         for (n, ask), decision in zip(waiting, decisions, strict=True):
             if isinstance(decision, Grant):
@@ -507,7 +508,7 @@ class World:
             return
         if self.bucket.next_change(self.now) == math.inf:
             raise ViolationError(f"create {waits[0]} waits for ever")
-        if self.refused or self.used >= self.scope.limit or self.scope.cap is not None:
+        if self.refused or self.used >= self.scope.limit or self.scope.own_limit is not None:
             return
         if self.moment < self._reset() - WINDOW + MARGIN:
             return
@@ -555,5 +556,10 @@ def ask_of(scope: Scope, n: int, create: Create, in_doubt: bool) -> Ask:
     """What the limiter asks the bucket for a create."""
     pair = scope.creates[n][1] or None
     return Ask(
-        lease_of(n, create.life), create.number, pair, TIMEOUT, cap=scope.cap, in_doubt=in_doubt
+        lease_of(n, create.life),
+        create.number,
+        pair,
+        TIMEOUT,
+        own_limit=scope.own_limit,
+        in_doubt=in_doubt,
     )

@@ -22,9 +22,12 @@ from braze_sends import (
     StoreError,
 )
 from braze_sends.protocol import check_request, pair_digest
-from braze_sends.quota.bucket import DAY, NO_CAP, Bucket
-from braze_sends.quota.codec import dump, load_bucket, load_remembered
-from braze_sends.quota.store import Remembered, _Record
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.ledger import NO_LIMIT
+from braze_sends.quota.rule.window import DAY
+from braze_sends.stores.codec import _NAMES, dump, load_bucket, load_remembered
+from braze_sends.stores.memory import _Record
+from braze_sends.stores.store import Remembered
 from tests.fuzz.shapes import Strategy, check, mutated, often, pick, several
 from tests.fuzz.test_bodies import fit_to_show
 from tests.world import BARE, LOST, MIDNIGHT, MORNING, REFUSED, UNANSWERED, Fate, World, play
@@ -49,7 +52,7 @@ _FIELDS: dict[str, Strategy[Any]] = {
     "limit": pick([100, 1, 2, 20, 250_000]),
     "reset": st.none() | _resets,
     "created_reset": st.none() | _resets,
-    "Window.reset": _resets,
+    "Reading.reset": _resets,
     "begun": _past,
     "seen": _past,
     "deadline": _soon,
@@ -57,7 +60,7 @@ _FIELDS: dict[str, Strategy[Any]] = {
     "learned": _since,
     "unknown_since": _since,
     "blocked_until": often(_since, _soon),
-    "canaries": pick([1, 2, 4, 1 << 20]),
+    "probes": pick([1, 2, 4, 1 << 20]),
     "refusals": pick([0, 1, 16]),
     "odd_offset": st.none() | st.just(MORNING + 500),
     "attempt": st.none() | pick([1, 2]),
@@ -87,7 +90,8 @@ def plausible(hint: Any) -> Strategy[Any]:
         if field.init:
             own = _FIELDS.get(f"{hint.__name__}.{field.name}", _FIELDS.get(field.name))
             chosen = plausible(hints[field.name]) if own is None else own
-            (required if field.default is attrs.NOTHING else optional)[field.name] = chosen
+            name = _NAMES.get(hint, {}).get(field.name, field.name)
+            (required if field.default is attrs.NOTHING else optional)[name] = chosen
     return st.fixed_dictionaries(required, optional=optional)
 
 
@@ -104,9 +108,9 @@ _hostile: Strategy[Any] = pick(
             math.inf,
             -math.inf,
             math.nan,
-            NO_CAP,
-            NO_CAP - 1,
-            NO_CAP + 1,
+            NO_LIMIT,
+            NO_LIMIT - 1,
+            NO_LIMIT + 1,
             10**18,
             10**400,
             -(10**400),
@@ -141,7 +145,7 @@ _hostile: Strategy[Any] = pick(
         ),
         *(
             {"0001-01-01T00": {"c": 1}},
-            {"9999-12-31T23": {"\ud800": NO_CAP}},
+            {"9999-12-31T23": {"\ud800": NO_LIMIT}},
             {"2026-11-21T24": {}},
         ),
         {str(n): {"pair": None, "begun": 0, "ripe": 0} for n in range(300)},
@@ -201,14 +205,14 @@ class Case:
         text: of the record.
         fates: of the requests, in turn.
         daily_limit: Braze's.
-        cap: the client's own.
+        own_limit: the client's own.
         headroom: of each create.
     """
 
     text: str
     fates: tuple[Fate, ...] = (Fate(),)
     daily_limit: int = 100
-    cap: int | None = None
+    own_limit: int | None = None
     headroom: int = 0
 
 
@@ -248,11 +252,11 @@ def _client(world: World, case: Case, put: Callable[[MemoryStore], None]) -> Sen
     world.fate = lambda n, send_id: case.fates[n % len(case.fates)]
     store = world.store()
     put(store)
-    return world.client(store=store, workspace="w", daily_limit=case.cap)
+    return world.client(store=store, workspace="w", daily_limit=case.own_limit)
 
 
 def _sensible(status: Any) -> None:
-    """The numbers make sense, or the tally in the record is damaged."""
+    """The numbers make sense, or the history in the record is damaged."""
     if isinstance(status, StoreError):
         return
     assert isinstance(status, QuotaStatus)

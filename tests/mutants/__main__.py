@@ -3,7 +3,7 @@
 ::
 
     python -m tests.mutants                       all faults, two at a time
-    python -m tests.mutants --only "no canary"    those that have these words in their name
+    python -m tests.mutants --only "no probe"    those that have these words in their name
 
 A fault is killed if a test fails, a simulated day has a violation, or either hangs. The exit code
 is 1 if a fault survived or could not be applied.

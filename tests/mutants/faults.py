@@ -9,7 +9,12 @@ from pathlib import Path
 
 import attrs
 
-RULE = "braze_sends/quota/bucket.py"
+RULE = "braze_sends/quota/rule/bucket.py"
+CLOCK = "braze_sends/quota/rule/clock.py"
+WINDOW = "braze_sends/quota/rule/window.py"
+GATE = "braze_sends/quota/rule/gate.py"
+LEDGER = "braze_sends/quota/rule/ledger.py"
+SHARE = "braze_sends/quota/rule/share.py"
 LIMITER = "braze_sends/quota/limiter.py"
 CREATE = "braze_sends/flights.py"
 
@@ -66,7 +71,7 @@ FAULTS = (
     ),
     Fault(
         "a dead owner's nameless send is no send",
-        RULE,
+        LEDGER,
         old="lease.pair or name, lease.begun",
         new="lease.pair, lease.begun",
         breaks=(
@@ -75,12 +80,12 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for",
     ),
     Fault(
-        "a dead canary blocks the rest",
+        "a dead probe blocks the rest",
         RULE,
-        old="self._canary_ended(lease.begun)",
+        old="self._probe_ended(lease.begun)",
         new="pass",
-        breaks="No second canary goes when the process that sent the first one dies.",
-        killer="tests/quota/test_turns.py::test_a_second_canary_goes_when_the_owner_of_the_first_has_died",
+        breaks="No second probe goes when the process that sent the first one dies.",
+        killer="tests/quota/test_turns.py::test_a_second_probe_goes_when_the_owner_of_the_first_has_died",
     ),
     Fault(
         "a window ends at the reset itself",
@@ -93,7 +98,7 @@ FAULTS = (
     Fault(
         "charges without a window stay for ever",
         RULE,
-        old="self._keep_charges(lambda charge: now < charge.ripe + DAY)",
+        old="self._keep_unconfirmed(lambda slot: now < slot.ripe + DAY)",
         new="pass",
         breaks="Without headers, the quota of a day is that of all days.",
         killer="tests/quota/test_bucket.py::test_without_a_window_charges_lapse_after_a_day",
@@ -101,8 +106,8 @@ FAULTS = (
     Fault(
         "charges without a window go too early",
         RULE,
-        old="self._keep_charges(lambda charge: now < charge.ripe + DAY)",
-        new="self._keep_charges(lambda charge: now < charge.ripe)",
+        old="self._keep_unconfirmed(lambda slot: now < slot.ripe + DAY)",
+        new="self._keep_unconfirmed(lambda slot: now < slot.ripe)",
         breaks="Without headers, more than the limit is created in a day.",
         killer="tests/test_schedules.py::test_without_headers_each_window_has_its_100",
     ),
@@ -125,9 +130,9 @@ FAULTS = (
     Fault(
         "nobody wakes when a doubt is ripe",
         RULE,
-        old="times += [charge.ripe for charge in self.charges.values()]",
+        old="times += [slot.ripe for slot in self.unconfirmed.values()]",
         new="pass",
-        breaks="The canary that asks about doubts goes late, or never.",
+        breaks="The probe that asks about doubts goes late, or never.",
         killer="tests/test_schedules.py::test_slots_of_cancelled_callers_are_used_unless_their_requests_arrived",
     ),
     Fault(
@@ -145,26 +150,26 @@ FAULTS = (
     Fault(
         "a window's end clears every charge",
         RULE,
-        old="self._keep_charges(lambda charge: not charge.asked and charge.ripe > end)",
-        new="self._keep_charges(lambda charge: False)",
+        old="self._keep_unconfirmed(lambda slot: not slot.asked and slot.ripe > end)",
+        new="self._keep_unconfirmed(lambda slot: False)",
         breaks="A request of the old window that is counted in the new one is not charged there.",
         killer="tests/quota/test_bucket.py::test_a_doubt_that_was_ripe_before_the_reset_ends_with_its_window",
     ),
     Fault(
         "a window's end clears ripe charges alone that were asked about",
         RULE,
-        old="not charge.asked and charge.ripe > end",
-        new="not charge.asked",
+        old="not slot.asked and slot.ripe > end",
+        new="not slot.asked",
         breaks="Doubts of the old window take slots of the new one.",
         killer="tests/quota/test_bucket.py::test_a_doubt_that_was_ripe_before_the_reset_ends_with_its_window",
     ),
     Fault(
         "a refused doubt outlives its window",
         RULE,
-        old="not charge.asked and charge.ripe > end",
-        new="charge.asked or charge.ripe > end",
-        breaks="A doubt that a canary confirmed takes a slot of the next window.",
-        killer="tests/quota/test_bucket.py::test_a_refused_canary_keeps_the_doubts_until_the_window_ends",
+        old="not slot.asked and slot.ripe > end",
+        new="slot.asked or slot.ripe > end",
+        breaks="A doubt that a probe confirmed takes a slot of the next window.",
+        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_doubts_until_the_window_ends",
     ),
     Fault(
         "Braze's time is known exactly at a window's end",
@@ -202,42 +207,42 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen",
     ),
     Fault(
-        "a rumour outlives its window",
+        "a sighting outlives its window",
         RULE,
-        old=("self.rumour = None\n        self.tally"),
-        new="self.tally",
+        old=("self.sighting = None\n        self.history"),
+        new="self.history",
         breaks="The numbers of another window's answer are acted upon.",
         killer="tests/quota/test_turns.py::test_a_sighting_ends_with_our_window_too",
     ),
     Fault(
-        "the tally outlives its window",
-        RULE,
-        old="self.tally = Tally()\n",
+        "the history outlives its window",
+        LEDGER,
+        old="self.history = History()\n",
         new="pass\n",
         breaks="The creations shown are those of two windows.",
         killer="tests/quota/test_bucket.py::test_the_tally_ends_with_its_window",
     ),
     Fault(
-        "a new window needs no canary",
+        "a new window needs no probe",
         RULE,
-        old=("self.tally = Tally()\n        self._forget_state(now)"),
-        new="self.tally = Tally()",
+        old=("self.history = History()\n        self._forget_state(now)"),
+        new="self.history = History()",
         breaks="A burst goes into a window that may not have begun, or has a lower limit.",
         killer="tests/test_schedules.py::test_a_window_that_opens_late_draws_two_refusals_and_not_eight",
     ),
     Fault(
-        "canaries are not counted anew",
-        RULE,
+        "probes are not counted anew",
+        GATE,
         old="= False, now, 1",
-        new="= False, now, self.canaries",
+        new="= False, now, self.probes",
         breaks="After a silence, many go at once into the next unknown state.",
-        killer="tests/quota/test_turns.py::test_one_canary_goes_into_a_new_window",
+        killer="tests/quota/test_turns.py::test_one_probe_goes_into_a_new_window",
     ),
     Fault(
-        "attempts from before are canaries",
-        RULE,
-        old="self.known, self.unknown_since, self.canaries = False, now, 1",
-        new="self.known, self.canaries = False, 1",
+        "attempts from before are probes",
+        GATE,
+        old="self.known, self.unknown_since, self.probes = False, now, 1",
+        new="self.known, self.probes = False, 1",
         breaks="An answer to a request from before a 429 or a reset is taken for news.",
         killer="tests/quota/test_bucket.py::test_pauses_grow_with_each_429_and_a_burst_is_one",
     ),
@@ -250,17 +255,17 @@ FAULTS = (
         killer="tests/quota/test_turns.py::test_a_repeat_takes_no_token",
     ),
     Fault(
-        "a canary's wait holds up nobody",
+        "a probe's wait holds up nobody",
         RULE,
         old="decision = stop or short.get(",
         new="decision = short.get(",
-        breaks="Those behind one that waits for the canary or a block are looked at, and may pass.",
-        killer="tests/quota/test_turns.py::test_who_waits_for_the_canary_is_not_passed_by_the_one_behind",
+        breaks="Those behind one that waits for the probe or a block are looked at, and may pass.",
+        killer="tests/quota/test_turns.py::test_who_waits_for_the_probe_is_not_passed_by_the_one_behind",
     ),
     Fault(
         "those who ask for the same may pass",
         RULE,
-        old="decision = stop or short.get((ask.headroom, ask.cap))",
+        old="decision = stop or short.get((ask.headroom, ask.own_limit))",
         new="decision = stop",
         breaks="Whoever comes later takes the token that came back for the first in the queue.",
         killer="tests/quota/test_turns.py::test_who_asks_for_the_same_stands_behind_the_first_that_found_nothing",
@@ -268,14 +273,14 @@ FAULTS = (
     Fault(
         "those with another cap stand behind",
         RULE,
-        old="decision = stop or short.get((ask.headroom, ask.cap))",
+        old="decision = stop or short.get((ask.headroom, ask.own_limit))",
         new="decision = stop or (next(iter(short.values()), None))",
-        breaks="One whose own cap is used up holds up clients with a higher one.",
+        breaks="One whose own own_limit is used up holds up clients with a higher one.",
         killer="tests/quota/test_bucket.py::test_less_headroom_passes_and_more_waits_behind",
     ),
     Fault(
         "a pair is granted twice in one step",
-        RULE,
+        LEDGER,
         old="holders[ask.pair] = ask.lease",
         new="pass",
         breaks="Two creates of the same pair are under way at once.",
@@ -294,7 +299,7 @@ FAULTS = (
         RULE,
         old="special = repeat or ask.in_doubt or ask.lease",
         new="special = repeat or ask.lease",
-        breaks="A repeat whose charge is gone waits behind others.",
+        breaks="A repeat whose slot is gone waits behind others.",
         killer="tests/quota/test_bucket.py::test_a_pair_once_in_doubt_is_asked_for_though_nothing_is_left",
     ),
     Fault(
@@ -307,16 +312,16 @@ FAULTS = (
     ),
     Fault(
         "a success without headers is a doubt",
-        RULE,
-        old="pairs = {charge.pair for charge in self.charges.values() if not charge.certain}",
-        new="pairs = {charge.pair for charge in self.charges.values()}",
+        LEDGER,
+        old="pairs = {slot.pair for slot in self.unconfirmed.values() if not slot.certain}",
+        new="pairs = {slot.pair for slot in self.unconfirmed.values()}",
         breaks="A pair that was created without headers is asked for again as a repeat.",
         killer="tests/quota/test_turns.py::test_a_success_without_headers_is_no_doubt_of_its_pair",
     ),
     Fault(
         "a pair that exists may be in doubt again",
-        RULE,
-        old="self.charges[name] = attrs.evolve(charge, pair=None)",
+        LEDGER,
+        old="self.unconfirmed[name] = attrs.evolve(charge, pair=None)",
         new="pass",
         breaks="A doubt of a pair that exists is cleared later, and covers what is known.",
         killer="tests/quota/test_bucket.py::test_a_pair_that_was_asked_for_twice_counts_once_against_an_own_limit",
@@ -378,9 +383,9 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block",
     ),
     Fault(
-        "no canary",
+        "no probe",
         RULE,
-        old="if not self.known and self._canaries_out() >= self.canaries:",
+        old="if not self.known and self._probes_out() >= self.probes:",
         new="if False:",
         breaks="A burst goes out before anything is known.",
         killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_charges_and_what_was_created",
@@ -422,15 +427,15 @@ FAULTS = (
         RULE,
         old="not self.leases and self._own_room(ask) > 0",
         new="not self.leases",
-        breaks="A repeat that may be a create breaks the caller's own cap.",
-        killer="tests/quota/test_bucket.py::test_no_canary_risks_an_own_cap",
+        breaks="A repeat that may be a create breaks the caller's own limit.",
+        killer="tests/quota/test_bucket.py::test_no_probe_risks_an_own_cap",
     ),
     Fault(
         "probes break the cap",
         RULE,
         old="capped = self._own_room(ask) <= ask.headroom",
         new="capped = False",
-        breaks="A careful request goes though the caller's own cap is used up.",
+        breaks="A careful request goes though the caller's own own_limit is used up.",
         killer="tests/quota/test_bucket.py::test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer",
     ),
     Fault(
@@ -452,7 +457,7 @@ FAULTS = (
     Fault(
         "a higher limit is not asked about",
         RULE,
-        old="asks_limit = not asks_charges and self._sighted(ask)",
+        old="asks_limit = not asks_unconfirmed and self._sighted(ask)",
         new="asks_limit = False",
         breaks="A limit that Braze raised is not seen before the window ends.",
         killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
@@ -475,7 +480,7 @@ FAULTS = (
     ),
     Fault(
         "no grace for a lease",
-        RULE,
+        LEDGER,
         old="deadline=now + ask.timeout + LEASE_GRACE,",
         new="deadline=now + ask.timeout,",
         breaks="A live process is taken for dead while it tells of its attempt.",
@@ -483,7 +488,7 @@ FAULTS = (
     ),
     Fault(
         "a dead owner's doubt is ripe at once",
-        RULE,
+        LEDGER,
         old="ripe=now + RIPE_TIMEOUTS * ask.timeout,",
         new="ripe=now,",
         breaks="A doubt is cleared before Braze may have counted it.",
@@ -508,7 +513,7 @@ FAULTS = (
     Fault(
         "charges are not counted",
         RULE,
-        old="room = self.limit - self.used - len(self.charges)",
+        old="room = self.limit - self.used - len(self.unconfirmed)",
         new="room = self.limit - self.used",
         breaks="What may have been counted is given out again.",
         killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
@@ -518,7 +523,7 @@ FAULTS = (
         RULE,
         old="made = self.created + self.cleared",
         new="made = self.created",
-        breaks="The caller's own cap is broken by what was created without an answer.",
+        breaks="The caller's own own_limit is broken by what was created without an answer.",
         killer="tests/quota/test_bucket.py::test_a_cleared_doubt_counts_for_an_own_cap_as_far_as_the_headers_allow",
     ),
     Fault(
@@ -526,55 +531,55 @@ FAULTS = (
         RULE,
         old="made = min(made, self.used)",
         new="pass",
-        breaks="Doubts that were in vain use up the caller's own cap.",
+        breaks="Doubts that were in vain use up the caller's own limit.",
         killer="tests/quota/test_bucket.py::test_a_cleared_doubt_counts_for_an_own_cap_as_far_as_the_headers_allow",
     ),
     Fault(
         "a cap does not count doubts",
-        RULE,
+        LEDGER,
         old="return self.certain or self.pair is not None",
         new="return self.certain",
-        breaks="The caller's own cap is broken by what is in doubt.",
+        breaks="The caller's own own_limit is broken by what is in doubt.",
         killer="tests/quota/test_bucket.py::test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for",
     ),
     Fault(
-        "a canary asks beside others",
+        "a probe asks beside others",
         RULE,
         old="if self.leases or len(ripening) < missing or",
         new="if len(ripening) < missing or",
-        breaks="A canary asks what an answer on its way tells for nothing.",
+        breaks="A probe asks what an answer on its way tells for nothing.",
         killer="tests/test_schedules.py::test_slots_of_cancelled_callers_are_used_unless_their_requests_arrived",
     ),
     Fault(
-        "a canary breaks the cap",
+        "a probe breaks the cap",
         RULE,
         old="len(ripening) < missing or self._own_room(ask) <= ask.headroom:",
         new="len(ripening) < missing:",
-        breaks="A canary goes though the caller's own cap is used up.",
+        breaks="A probe goes though the caller's own own_limit is used up.",
         killer="tests/quota/test_bucket.py::test_an_own_cap_that_is_used_up_holds_up_nobody_else",
     ),
     Fault(
-        "a canary asks before a doubt is ripe",
+        "a probe asks before a doubt is ripe",
         RULE,
         old="return ripening[missing - 1] if missing > 0 else -math.inf",
         new="return -math.inf",
-        breaks="A canary asks before Braze may have counted the doubts.",
+        breaks="A probe asks before Braze may have counted the doubts.",
         killer="tests/quota/test_bucket.py::test_no_create_goes_beyond_the_limit_while_a_doubt_may_be_in_vain",
     ),
     Fault(
         "a refused doubt is asked about again",
-        RULE,
-        old="charges = [charge for charge in self.charges.values() if not charge.asked]",
-        new="charges = list(self.charges.values())",
+        LEDGER,
+        old="charges = [slot for slot in self.unconfirmed.values() if not slot.asked]",
+        new="charges = list(self.unconfirmed.values())",
         breaks="Each doubt that fills the quota draws a 429 again and again.",
-        killer="tests/quota/test_bucket.py::test_a_refused_canary_keeps_the_doubts_until_the_window_ends",
+        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_doubts_until_the_window_ends",
     ),
     Fault(
         "each success without headers may be in vain",
         RULE,
         old="return sorted(doubts + certain[: self._included()])",
         new="return sorted(doubts + certain)",
-        breaks="A canary asks about creates that are known to be counted.",
+        breaks="A probe asks about creates that are known to be counted.",
         killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
     ),
     Fault(
@@ -588,9 +593,9 @@ FAULTS = (
     Fault(
         "a success after the last answer is included",
         RULE,
-        old="not charge.asked and charge.begun < self.learned",
-        new="not charge.asked",
-        breaks="A canary asks about creates that no answer can include.",
+        old="not slot.asked and slot.begun < self.learned",
+        new="not slot.asked",
+        breaks="A probe asks about creates that no answer can include.",
         killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
     ),
     Fault(
@@ -598,7 +603,7 @@ FAULTS = (
         RULE,
         old="return max(0, min(before, self.used - self.created))",
         new="return max(0, before)",
-        breaks="A canary asks about creates that the numbers show to be counted.",
+        breaks="A probe asks about creates that the numbers show to be counted.",
         killer="simulation --days 480",
     ),
     Fault(
@@ -606,7 +611,7 @@ FAULTS = (
         RULE,
         old="if seen is None or self._own_room(ask) <= ask.headroom:",
         new="if seen is None:",
-        breaks="A create beyond the caller's own cap asks for a higher limit.",
+        breaks="A create beyond the caller's own limit asks for a higher limit.",
         killer="tests/quota/test_turns.py::test_a_probe_for_a_higher_limit_respects_cap_and_headroom",
     ),
     Fault(
@@ -659,29 +664,29 @@ FAULTS = (
         ),
         new=("pass\n        else:\n            missing"),
         breaks="A caller is told that nothing ever comes back.",
-        killer="tests/quota/test_bucket.py::test_a_refused_canary_keeps_the_doubts_until_the_window_ends",
+        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_doubts_until_the_window_ends",
     ),
     Fault(
-        "kept leases are canaries",
+        "kept leases are probes",
         RULE,
         old="lease.attempt is not None and lease.begun >= self.unknown_since",
         new="lease.begun >= self.unknown_since",
         breaks="A lease between two attempts holds up the rest.",
-        killer="tests/quota/test_turns.py::test_a_lease_between_two_attempts_is_no_canary",
+        killer="tests/quota/test_turns.py::test_a_lease_between_two_attempts_is_no_probe",
     ),
     Fault(
-        "leases from before are canaries",
+        "leases from before are probes",
         RULE,
         old="lease.attempt is not None and lease.begun >= self.unknown_since",
         new="lease.attempt is not None",
-        breaks="Those that were out before a 429 keep the canary from going.",
+        breaks="Those that were out before a 429 keep the probe from going.",
         killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_charges_and_what_was_created",
     ),
     Fault(
         "a late answer leaves its doubt",
         RULE,
-        old="charge = self.charges.pop(name, None)",
-        new="charge = self.charges.get(name)",
+        old="charge = self.unconfirmed.pop(name, None)",
+        new="charge = self.unconfirmed.get(name)",
         breaks="The slot of an answer that came late counts twice.",
         killer="tests/quota/test_bucket.py::test_an_answer_after_the_deadline_settles_the_doubt",
     ),
@@ -694,7 +699,7 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_finishing_twice_counts_once",
     ),
     Fault(
-        "the tally counts a repeat of settling",
+        "the history counts a repeat of settling",
         RULE,
         old="if answer.spent and not counted and not there:",
         new="if answer.spent and not there:",
@@ -702,7 +707,7 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_finishing_twice_counts_once",
     ),
     Fault(
-        "the tally counts the window before",
+        "the history counts the window before",
         RULE,
         old="if answer.spent and not counted and not there:",
         new="if answer.spent and not counted:",
@@ -714,7 +719,7 @@ FAULTS = (
         RULE,
         old="self.created += answer.spent is True and not repeat",
         new="pass",
-        breaks="The caller's own cap is never used up.",
+        breaks="The caller's own own_limit is never used up.",
         killer="tests/quota/test_bucket.py::test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for",
     ),
     Fault(
@@ -722,7 +727,7 @@ FAULTS = (
         RULE,
         old="self.cleared += answer.in_doubt or (answer.spent is True and repeat)",
         new="pass",
-        breaks="The caller's own cap is broken by what was queued or answered in doubt.",
+        breaks="The caller's own own_limit is broken by what was queued or answered in doubt.",
         killer="tests/quota/test_turns.py::test_what_a_believed_answer_leaves_in_doubt_counts_for_an_own_limit",
     ),
     Fault(
@@ -768,7 +773,7 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_pauses_grow_with_each_429_and_a_burst_is_one",
     ),
     Fault(
-        "an answer without headers does not end the canary",
+        "an answer without headers does not end the probe",
         RULE,
         old="if not believed and not answer.refused and mine:",
         new="if False:",
@@ -785,9 +790,9 @@ FAULTS = (
     ),
     Fault(
         "another bucket's refusal does not dismiss its limit",
-        RULE,
-        old="self.dismissed, self.dismissed_until, self.rumour = higher.limit, now + DAY, None",
-        new="self.rumour = None",
+        WINDOW,
+        old="self.dismissed, self.dismissed_until, self.sighting = higher.limit, now + DAY, None",
+        new="self.sighting = None",
         breaks="Each sighting of another bucket's limit draws a 429.",
         killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen",
     ),
@@ -800,20 +805,20 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_an_attempt_whose_end_could_not_be_kept_is_a_doubt",
     ),
     Fault(
-        "no more canaries without headers",
+        "no more probes without headers",
         RULE,
-        old="self.canaries = min(2 * self.canaries, 1 << 20)",
+        old="self.probes = min(2 * self.probes, 1 << 20)",
         new="pass",
         breaks="Without headers, one create at a time goes out.",
         killer="tests/quota/test_bucket.py::test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer",
     ),
     Fault(
-        "answers from before end the canary",
+        "answers from before end the probe",
         RULE,
         old="if not self.known and begun >= self.unknown_since:",
         new="if not self.known:",
         breaks="Old answers without headers let many go at once after a 429.",
-        killer="tests/quota/test_turns.py::test_answers_to_requests_from_before_let_no_more_canaries_go",
+        killer="tests/quota/test_turns.py::test_answers_to_requests_from_before_let_no_more_probes_go",
     ),
     Fault(
         "a 429 of another limiter blocks to the reset",
@@ -841,7 +846,7 @@ FAULTS = (
     ),
     Fault(
         "pauses do not grow",
-        RULE,
+        GATE,
         old="pause = min(FIRST_PAUSE * 2**self.refusals, LONGEST_PAUSE)",
         new="pause = FIRST_PAUSE",
         breaks="Braze is asked each two seconds while it refuses.",
@@ -856,32 +861,32 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block",
     ),
     Fault(
-        "a refused canary confirms no doubt",
-        RULE,
+        "a refused probe confirms no doubt",
+        LEDGER,
         old="attrs.evolve(charge, asked=True)",
         new="charge",
-        breaks="The next canary asks about the same doubts.",
-        killer="tests/quota/test_bucket.py::test_a_refused_canary_keeps_the_doubts_until_the_window_ends",
+        breaks="The next probe asks about the same doubts.",
+        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_doubts_until_the_window_ends",
     ),
     Fault(
-        "a refused canary confirms young doubts",
+        "a refused probe confirms young doubts",
         RULE,
-        old="                    if charge.ripe <= begun:",
+        old="                    if slot.ripe <= begun:",
         new="                    if True:",
         breaks="Doubts that Braze could not yet have counted are lost to the day.",
-        killer="tests/quota/test_bucket.py::test_a_refused_canary_says_nothing_of_a_doubt_that_was_too_young",
+        killer="tests/quota/test_bucket.py::test_a_refused_probe_says_nothing_of_a_doubt_that_was_too_young",
     ),
     Fault(
         "the edge confirms doubts",
         RULE,
-        old="if asked_charges and not believed and not answer.from_edge:",
-        new="if asked_charges and not believed:",
+        old="if asked_unconfirmed and not believed and not answer.from_edge:",
+        new="if asked_unconfirmed and not believed:",
         breaks="A proxy's 429 takes slots that are free.",
         killer="tests/quota/test_bucket.py::test_a_429_of_the_edge_says_nothing_of_the_doubts",
     ),
     Fault(
         "a later 429 opens the way",
-        RULE,
+        GATE,
         old="self.blocked_until = max(self.blocked_until, until)",
         new="self.blocked_until = until",
         breaks="A short pause overrules the wait for the reset.",
@@ -913,7 +918,7 @@ FAULTS = (
         breaks=(
             "An answer that tells the next window before our clock does not free the old charges."
         ),
-        killer="tests/quota/test_bucket.py::test_the_create_that_tells_of_a_new_window_is_in_its_tally",
+        killer="tests/quota/test_bucket.py::test_the_create_that_tells_of_a_new_window_is_in_its_history",
     ),
     Fault(
         "creations of another window count in this one",
@@ -956,9 +961,9 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_a_date_that_is_seconds_off_needs_a_second_witness",
     ),
     Fault(
-        "a later answer does not end a rumour",
-        RULE,
-        old="if self.rumour is not None and begun >= self.rumour.seen:",
+        "a later answer does not end a sighting",
+        WINDOW,
+        old="if self.sighting is not None and begun >= self.sighting.seen:",
         new="if False:",
         breaks="A limit that the answers since do not name is asked about.",
         killer="tests/quota/test_bucket.py::test_a_later_answer_that_names_our_limit_ends_what_was_seen",
@@ -982,7 +987,7 @@ FAULTS = (
     Fault(
         "cleared doubts are not counted",
         RULE,
-        old="self.cleared += charge.may_exist and not sure",
+        old="self.cleared += slot.may_exist and not sure",
         new="pass",
         breaks="An own limit forgets doubts that an answer cleared.",
         killer="simulation --days 480",
@@ -990,15 +995,15 @@ FAULTS = (
     Fault(
         "doubts are cleared by any answer",
         RULE,
-        old="self._keep_charges(lambda charge: begun < charge.ripe)",
-        new="self._keep_charges(lambda charge: False)",
+        old="self._keep_unconfirmed(lambda slot: begun < slot.ripe)",
+        new="self._keep_unconfirmed(lambda slot: False)",
         breaks="A doubt that Braze counts a little later is given out again.",
         killer="tests/quota/test_bucket.py::test_a_success_without_headers_is_cleared_by_any_later_answer",
     ),
     Fault(
         "doubts are never cleared",
         RULE,
-        old="self._keep_charges(lambda charge: begun < charge.ripe)",
+        old="self._keep_unconfirmed(lambda slot: begun < slot.ripe)",
         new="pass",
         breaks="Doubts that were in vain are lost to the day.",
         killer="tests/quota/test_bucket.py::test_a_success_without_headers_is_cleared_by_any_later_answer",
@@ -1071,7 +1076,7 @@ FAULTS = (
         "nobody wakes when a sighting ends",
         RULE,
         old=(
-            "times.append(self.rumour.window.reset - self.offset + RESET_MARGIN)\n"
+            "times.append(self.sighting.window.reset - self.offset + RESET_MARGIN)\n"
             "        return min(("
         ),
         new=("pass\n        return min(("),
@@ -1082,7 +1087,7 @@ FAULTS = (
         "a sighting's end is no event",
         RULE,
         old=(
-            "times.append(self.rumour.window.reset - self.offset + RESET_MARGIN)\n"
+            "times.append(self.sighting.window.reset - self.offset + RESET_MARGIN)\n"
             "        return min(times)"
         ),
         new=("pass\n        return min(times)"),
@@ -1092,7 +1097,7 @@ FAULTS = (
     Fault(
         "a sighting does not know what came after",
         RULE,
-        old="since = sum(charge.ripe > seen.told for charge in self.charges.values())",
+        old="since = sum(slot.ripe > seen.told for slot in self.unconfirmed.values())",
         new="since = 0",
         breaks="What was charged since a sighting is given out again.",
         killer="tests/quota/test_turns.py::test_a_sighting_bounds_what_is_free",
@@ -1100,8 +1105,8 @@ FAULTS = (
     Fault(
         "a sighting counts every charge again",
         RULE,
-        old="since = sum(charge.ripe > seen.told for charge in self.charges.values())",
-        new="since = len(self.charges)",
+        old="since = sum(slot.ripe > seen.told for slot in self.unconfirmed.values())",
+        new="since = len(self.unconfirmed)",
         breaks="What a sighting counted already is counted twice.",
         killer="tests/quota/test_turns.py::test_a_sighting_bounds_what_is_free",
     ),
@@ -1132,7 +1137,7 @@ FAULTS = (
     Fault(
         "a sighting's use is not followed",
         RULE,
-        old="self.rumour = Rumour(window, seen.seen, now)",
+        old="self.sighting = Sighting(window, seen.seen, now)",
         new="pass",
         breaks="A create asks for a limit that is used up.",
         killer="tests/quota/test_turns.py::test_the_latest_sighting_of_a_limit_counts",
@@ -1142,7 +1147,7 @@ FAULTS = (
         RULE,
         old="self.known = True  # up to our limit",
         new="pass  # up to our limit",
-        breaks="A first answer with a higher limit leaves all the rest to canaries.",
+        breaks="A first answer with a higher limit leaves all the rest to probes.",
         killer="tests/quota/test_turns.py::test_a_sighting_bounds_what_is_free",
     ),
     Fault(
@@ -1179,7 +1184,7 @@ FAULTS = (
     ),
     Fault(
         "a Date's second is not allowed for",
-        RULE,
+        CLOCK,
         old="low, high = date - now, date + 1.0 - begun",
         new="low, high = date - now, date - now",
         breaks="Each answer moves the clock by the part of a second.",
@@ -1206,7 +1211,7 @@ FAULTS = (
         RULE,
         old="self.careful = self.trusting = True",
         new="self.careful = True",
-        breaks="After forgetting, the next answer's limit is a rumour.",
+        breaks="After forgetting, the next answer's limit is a sighting.",
         killer="tests/test_client.py::test_a_raised_limit_is_taken_up",
     ),
     Fault(
@@ -1219,8 +1224,8 @@ FAULTS = (
     ),
     Fault(
         "cleared doubts are not remembered",
-        RULE,
-        old="self.unsettled.append(charge.pair)",
+        LEDGER,
+        old="self.unsettled.append(slot.pair)",
         new="pass",
         breaks="A pair that may exist is created as a new one.",
         killer="tests/quota/test_bucket.py::test_what_was_cleared_without_an_answer_is_handed_on",
@@ -1236,9 +1241,7 @@ FAULTS = (
     Fault(
         "a cancelled waiter stays in the queue",
         LIMITER,
-        old=(
-            "self._queue.pop(patience.ticket, None)\n            if not waiter.future.cancelled():"
-        ),
+        old=("self._queue.pop(budget.ticket, None)\n            if not waiter.future.cancelled():"),
         new="if not waiter.future.cancelled():",
         breaks="A caller that is gone is granted a token.",
         killer="tests/test_client.py::test_the_end_of_a_loop_leaves_a_doubt_and_not_a_hole",
@@ -1346,7 +1349,7 @@ FAULTS = (
         LIMITER,
         old="and (memories[ask.lease] is not None or ask.pair in doubted)",
         new="and ask.pair in doubted",
-        breaks="A repeat whose charge is gone is told that nothing was spent.",
+        breaks="A repeat whose slot is gone is told that nothing was spent.",
         killer="tests/test_schedules.py::test_a_doubt_of_an_earlier_call_is_not_denied_by_a_later_one",
     ),
     Fault(
@@ -1358,7 +1361,7 @@ FAULTS = (
         killer="tests/quota/test_limiter.py::test_a_pair_whose_owner_died_is_remembered_in_doubt",
     ),
     Fault(
-        "waits cost no patience",
+        "waits cost no budget",
         LIMITER,
         old="            waiter.spend(now)\n",
         new="            waiter.waits_since = None\n",
@@ -1368,7 +1371,7 @@ FAULTS = (
     Fault(
         "a waiter does not learn of the doubt",
         LIMITER,
-        old="waiter.patience.in_doubt |= waiter.ask.lease in outcome.doubted",
+        old="waiter.budget.in_doubt |= waiter.ask.lease in outcome.doubted",
         new="pass",
         breaks="A 400 that says the pair exists is an error to the one that repeats it.",
         killer="tests/quota/test_limiter.py::test_a_pair_whose_owner_died_is_remembered_in_doubt",
@@ -1387,15 +1390,15 @@ FAULTS = (
     Fault(
         "a create in doubt calls itself undoubted",
         LIMITER,
-        old="waiter.patience.undoubted = not waiter.patience.in_doubt",
-        new="waiter.patience.undoubted = True",
+        old="waiter.budget.undoubted = not waiter.budget.in_doubt",
+        new="waiter.budget.undoubted = True",
         breaks="A repeat forgets that its pair was in doubt.",
         killer="tests/quota/test_turns.py::test_a_repeat_of_a_pair_in_doubt_stays_in_doubt",
     ),
     Fault(
         "no create is ever undoubted",
         LIMITER,
-        old="waiter.patience.undoubted = not waiter.patience.in_doubt",
+        old="waiter.budget.undoubted = not waiter.budget.in_doubt",
         new="pass",
         breaks=(
             "A create whose lease ran out before it was sent takes its own pair for one in doubt."
@@ -1419,19 +1422,19 @@ FAULTS = (
         killer="tests/quota/test_limiter.py::test_a_grant_whose_reply_was_lost_is_no_longer_ours_than_the_store_says",
     ),
     Fault(
-        "no patience is enough",
+        "no budget is enough",
         LIMITER,
-        old="                    or until > waiter.patience.left\n",
+        old="                    or until > waiter.budget.left\n",
         new="",
-        breaks="A caller waits its patience out, though it is known to be too short.",
+        breaks="A caller waits its budget out, though it is known to be too short.",
         killer="tests/test_client.py::test_500_tasks_on_a_quota_of_100",
     ),
     Fault(
-        "patience never ends",
+        "budget never ends",
         LIMITER,
-        old=("waiter.patience.left <= INSTANT\n                    or "),
+        old=("waiter.budget.left <= INSTANT\n                    or "),
         new="",
-        breaks="A caller whose patience is over waits on.",
+        breaks="A caller whose budget is over waits on.",
         killer="tests/test_schedules.py::test_an_answer_to_a_later_request_does_not_free_the_slot_of_one_not_yet_counted",
     ),
     Fault(
@@ -1447,7 +1450,7 @@ FAULTS = (
         LIMITER,
         old="                    waiter.waits_since = now",
         new="                    pass",
-        breaks="A wait for quota costs no patience, and no outage is survived.",
+        breaks="A wait for quota costs no budget, and no outage is survived.",
         killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
@@ -1467,11 +1470,11 @@ FAULTS = (
         killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
-        "an outage outlasts patience",
+        "an outage outlasts budget",
         LIMITER,
-        old="waits = waiter.waits_since is not None and waiter.patience_left(now) > INSTANT",
+        old="waits = waiter.waits_since is not None and waiter.budget_left(now) > INSTANT",
         new="waits = waiter.waits_since is not None",
-        breaks="A caller whose patience is over waits for a store that is away.",
+        breaks="A caller whose budget is over waits for a store that is away.",
         killer="tests/quota/test_limiter.py::test_a_store_that_is_away_for_a_moment_ends_no_wait",
     ),
     Fault(
@@ -1613,7 +1616,7 @@ FAULTS = (
     Fault(
         "closing says that nothing was spent",
         CREATE,
-        old="quota_spent=None if flight.patience.in_doubt else False,",
+        old="quota_spent=None if flight.budget.in_doubt else False,",
         new="quota_spent=False,",
         breaks="A call whose first attempt was lost is told that nothing was spent.",
         killer="tests/test_client.py::test_close_in_a_backoff_tells_the_doubt",
@@ -1629,7 +1632,7 @@ FAULTS = (
     Fault(
         "what is in doubt is told as unspent",
         CREATE,
-        old="if flight.patience.in_doubt:",
+        old="if flight.budget.in_doubt:",
         new="if False:",
         breaks="A call for a pair that another may have created is told that nothing was spent.",
         killer="tests/test_schedules.py::test_a_doubt_of_an_earlier_call_is_not_denied_by_a_later_one",
@@ -1672,9 +1675,9 @@ FAULTS = (
         killer="tests/test_client.py::test_an_unnamed_send_is_not_repeated_when_its_outcome_is_unknown",
     ),
     Fault(
-        "Retry-After costs no patience",
+        "Retry-After costs no budget",
         CREATE,
-        old="flight.patience.left -= error.retry_after or 0.0",
+        old="flight.budget.left -= error.retry_after or 0.0",
         new="pass",
         breaks="A call sleeps for hours because a 503 asked for it.",
         killer="tests/test_client.py::test_a_pause_that_braze_asks_for_is_bounded",
@@ -1714,7 +1717,7 @@ FAULTS = (
     Fault(
         "a 400 that says it exists is an error",
         CREATE,
-        old="if not (flight.patience.in_doubt and protocol.says_it_exists(error)):",
+        old="if not (flight.budget.in_doubt and protocol.says_it_exists(error)):",
         new="if True:",
         breaks="A pair that a lost attempt created is told as an error.",
         killer="tests/quota/test_turns.py::test_a_pair_is_in_doubt_after_a_500_though_its_headers_tell_that_it_was_counted",
@@ -1722,7 +1725,7 @@ FAULTS = (
     Fault(
         "any 400 that says it exists is a success",
         CREATE,
-        old="if not (flight.patience.in_doubt and protocol.says_it_exists(error)):",
+        old="if not (flight.budget.in_doubt and protocol.says_it_exists(error)):",
         new="if not protocol.says_it_exists(error):",
         breaks="A send ID that somebody else made is returned as ours.",
         killer="tests/quota/test_turns.py::test_a_pair_that_somebody_else_made_is_an_error_where_nothing_was_in_doubt",
@@ -1748,7 +1751,7 @@ FAULTS = (
         RULE,
         old="self.unsettled.append(ask.pair)",
         new="pass",
-        breaks="A pair in doubt is asked for as a new one once its charge is gone.",
+        breaks="A pair in doubt is asked for as a new one once its slot is gone.",
         killer="tests/quota/test_turns.py::test_a_pair_is_in_doubt_after_a_500_though_its_headers_tell_that_it_was_counted",
     ),
     Fault(
@@ -1762,7 +1765,7 @@ FAULTS = (
     Fault(
         "a create forgets its own doubt",
         CREATE,
-        old="flight.patience.in_doubt |= in_doubt",
+        old="flight.budget.in_doubt |= in_doubt",
         new="pass",
         breaks="A lost attempt's repeat that hears that the pair exists is an error.",
         killer="tests/test_client.py::test_close_in_a_backoff_tells_the_doubt",
@@ -1834,7 +1837,7 @@ FAULTS = (
     Fault(
         "an attempt in doubt is taken for undoubted",
         CREATE,
-        old="flight.patience.undoubted &= not in_doubt",
+        old="flight.budget.undoubted &= not in_doubt",
         new="pass",
         breaks="A create whose lease ran out waits for a slot that its own lost attempt has taken.",
         killer="tests/quota/test_turns.py::test_a_create_in_doubt_goes_on_though_its_lease_ran_out_and_nothing_is_left",
@@ -1842,7 +1845,7 @@ FAULTS = (
     Fault(
         "no timer for the end of a wait",
         LIMITER,
-        old="delay = min(delay, LONGEST_SLEEP, *patience)",
+        old="delay = min(delay, LONGEST_SLEEP, *budget)",
         new="delay = min(delay, LONGEST_SLEEP)",
         breaks="A wait for quota is longer than allowed.",
         killer="tests/quota/test_turns.py::test_a_wait_for_quota_ends_when_it_has_been_as_long_as_allowed",
@@ -1881,7 +1884,7 @@ FAULTS = (
     ),
     Fault(
         "no share for one alone",
-        RULE,
+        SHARE,
         old="if process is None or not others:",
         new="if process is None:",
         breaks="A lone process takes its tokens one transaction after another.",
@@ -1889,7 +1892,7 @@ FAULTS = (
     ),
     Fault(
         "those who left have a share",
-        RULE,
+        SHARE,
         old="name != process and now - asked < PRESENT for name",
         new="name != process for name",
         breaks="What a process that has gone could take is taken a little at a time.",
@@ -1897,7 +1900,7 @@ FAULTS = (
     ),
     Fault(
         "a process counts itself",
-        RULE,
+        SHARE,
         old="name != process and now - asked < PRESENT for name",
         new="now - asked < PRESENT for name",
         breaks="A lone process takes half of what is free at a time.",
@@ -1930,8 +1933,8 @@ FAULTS = (
     Fault(
         "a success without headers ripens late",
         RULE,
-        old="self.charges[name] = Charge(ask.pair, begun, ripe=now, certain=True)",
-        new="self.charges[name] = Charge(ask.pair, begun, ripe=ripe, certain=True)",
+        old="self.unconfirmed[name] = Unconfirmed(ask.pair, begun, ripe=now, certain=True)",
+        new="self.unconfirmed[name] = Unconfirmed(ask.pair, begun, ripe=ripe, certain=True)",
         breaks="A slot that headers count by now is counted twice.",
         killer="tests/quota/test_bucket.py",
     ),
@@ -1953,7 +1956,7 @@ FAULTS = (
     ),
     Fault(
         "a doubt ripens in years",
-        RULE,
+        LEDGER,
         old="ripe = min(lease.ripe, now + RIPE_TIMEOUTS * LONGEST_TIMEOUT)",
         new="ripe = lease.ripe",
         breaks="A damaged record takes a slot for ever.",
@@ -1962,8 +1965,8 @@ FAULTS = (
     Fault(
         "a cleared repeat is taken for a create of this window",
         RULE,
-        old="sure = charge.certain and charge.begun > window_begins",
-        new="sure = charge.certain",
+        old="sure = slot.certain and slot.begun > window_begins",
+        new="sure = slot.certain",
         breaks="A free slot is not asked for, where a repeat was counted a window before.",
         killer="tests/simulation/test_simulation.py -k once_failed",
     ),

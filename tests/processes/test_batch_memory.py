@@ -15,7 +15,7 @@ import pytest
 
 from braze_sends import CreateSendId, Outcome, SendsClient, SQLiteStore
 from braze_sends.protocol import pair_digest
-from braze_sends.quota.store import Remembered, Transaction
+from braze_sends.stores.store import Remembered, Transaction
 from braze_sends.testing import FakeBraze
 from tests.waiting import PATIENCE
 from tests.world import KEY

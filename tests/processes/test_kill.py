@@ -111,20 +111,20 @@ def sent(fake: FakeBraze) -> int:
 
 
 def refused_only_as_allowed(fake: FakeBraze) -> None:
-    """429s for the repeats of lost attempts alone, and for one canary that asks after doubts."""
+    """429s for the repeats of lost attempts alone, and for one probe that asks after doubts."""
     asked: Counter[str] = Counter()
-    canaries = 0
+    probes = 0
     for request in fake.requests:
         name = name_of(request.body)
         asked[name] += 1
         if request.status == 429 and asked[name] == 1:
-            canaries += 1
+            probes += 1
             # A doubt ripens from when its lease began: before its request arrived here, by less
             # than an attempt may take.
             passed = request.at - fake.requests[0].at
             assert passed >= RIPE - TIMEOUT, "no doubt was ripe to be asked for"
-    assert canaries <= 1
-    assert fake.refused <= canaries + len(fake.requests) - len(asked)
+    assert probes <= 1
+    assert fake.refused <= probes + len(fake.requests) - len(asked)
 
 
 def created(fake: FakeBraze) -> set[str]:

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from braze_sends import MemoryStore, Store
-from braze_sends.quota.bucket import Bucket
-from braze_sends.quota.redis import RedisStore
-from braze_sends.quota.sqlite import SQLiteStore
-from braze_sends.quota.store import Transaction
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.stores.redis import RedisStore
+from braze_sends.stores.sqlite import SQLiteStore
+from braze_sends.stores.store import Transaction
 from tests.quota.machine import BucketMachine, assume
 
 T = TypeVar("T")

@@ -36,7 +36,7 @@ async def play(
                     names=("first",),
                     at_once=at_once,
                 )
-                # The state is known, so that none has the head start of a canary.
+                # The state is known, so that none has the head start of a probe.
                 assert ["first"] == made(await timekeeper.do(crew[0], job))
                 told = [len(worker.outcomes) for worker in crew]
                 for n, worker in enumerate(crew):

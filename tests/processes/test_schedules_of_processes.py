@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
-from braze_sends.quota.bucket import LEASE_GRACE
+from braze_sends.quota.rule.ledger import LEASE_GRACE
 from braze_sends.testing import FakeBraze
 from braze_sends.testing.fake import Fault, Request
 from tests.processes.timekeeper import MIDNIGHT, Timekeeper
@@ -40,11 +40,11 @@ def first(count: int, fault: Fault) -> Callable[[Request], Fault | None]:
     return lambda request: fault if next(left, None) is not None else None
 
 
-async def test_a_killed_canary_does_not_hold_up_another_process(
+async def test_a_killed_probe_does_not_hold_up_another_process(
     store_url: str, timekeeper: Timekeeper
 ) -> None:
-    """Cold start: the canary's process is killed, 50 wait in the other, and 50 are made when the
-    canary's lease has run out."""
+    """Cold start: the probe's process is killed, 50 wait in the other, and 50 are made when the
+    probe's lease has run out."""
     async with (
         timekeeper.braze() as fake,
         timekeeper.worker() as dying,
@@ -52,7 +52,7 @@ async def test_a_killed_canary_does_not_hold_up_another_process(
     ):
         job = of(fake, store_url)
         fake.fault_for = first(1, Fault(stall=3600))
-        dying.begin(attrs.evolve(job, names=("canary",)))
+        dying.begin(attrs.evolve(job, names=("probe",)))
         await timekeeper.until(lambda: 1 == len(fake.requests))
         began = timekeeper.clock()
         other.begin(attrs.evolve(job, names=names("s", 50)))

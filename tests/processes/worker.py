@@ -28,9 +28,9 @@ import attrs
 from braze_sends import BrazeSendsError, SendsClient, Store
 from braze_sends.models import QuotaStatus
 from braze_sends.protocol import NoReply, Reply
-from braze_sends.quota.redis import RedisStore
-from braze_sends.quota.sqlite import SQLiteStore
-from braze_sends.quota.store import Transaction
+from braze_sends.stores.redis import RedisStore
+from braze_sends.stores.sqlite import SQLiteStore
+from braze_sends.stores.store import Transaction
 from braze_sends.transport import Exchange, Transport
 from tests.clocks import ClockLoop, SharedClock
 from tests.waiting import PATIENCE
@@ -239,7 +239,7 @@ class _Doing:
             patch("braze_sends.quota.limiter.steady", self._clock),
             patch("braze_sends.flights.time", SimpleNamespace(time=self._wall)),
             # Between two tries of a contended transaction it would sleep by the clock.
-            patch("braze_sends.quota.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
+            patch("braze_sends.stores.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
         ]
         if job.backoff is not None:
             hooks.append(patch("braze_sends.retry._wait", back_off))

@@ -19,17 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from braze_sends import headers
 from braze_sends.protocol import PATH
-from braze_sends.quota.bucket import (
-    DAY,
-    Answer,
-    Ask,
-    Bucket,
-    Grant,
-    Lease,
-    Reason,
-    Wait,
-    Window,
-)
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.ledger import Lease
+from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading, Reason, Wait
+from braze_sends.quota.rule.window import DAY
 from braze_sends.testing.model import BrazeModel, Reply
 
 T = TypeVar("T")
@@ -54,19 +47,19 @@ class Request:
 
 def assume(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the rule assume the limit that the model begins with, as it does for Braze."""
-    monkeypatch.setattr("braze_sends.quota.bucket.ASSUMED_LIMIT", LIMIT)
+    monkeypatch.setattr("braze_sends.quota.rule.window.ASSUMED_LIMIT", LIMIT)
 
 
 def _is_probe(lease: Lease) -> bool:
     """Whether its request may be refused, since its answer tells more than is known."""
-    return lease.asks_charges or lease.asks_limit
+    return lease.asks_unconfirmed or lease.asks_limit
 
 
 class BucketMachine(RuleBasedStateMachine):
     """Rules are what can happen; invariants are what must hold.
 
     Attributes:
-        excused: attempts that may draw a 429 (P1): repeats of a doubt, and canaries that ask
+        excused: attempts that may draw a 429 (P1): repeats of a doubt, and probes that ask
             whether doubts were real. Where requests count, a repeat may take the slot of another.
         lone: nobody else uses the workspace, and its limit was not lowered.
     """
@@ -224,7 +217,7 @@ class BucketMachine(RuleBasedStateMachine):
         def check(bucket: Bucket, now: float) -> None:
             alive = [r for r in self.requests if not (r.ended and r.owner_lives)]
             assert len(bucket.leases) <= len(alive)
-            assert len(bucket.charges) <= len(self.requests)
+            assert len(bucket.unconfirmed) <= len(self.requests)
 
         self.transact(check)
 
@@ -255,7 +248,7 @@ class BucketMachine(RuleBasedStateMachine):
             if self.model.daily_limit > bucket.limit:  # nobody has gone beyond ours yet
                 assert free <= left
             else:
-                assert ({}, left) == (bucket.charges, free), bucket
+                assert ({}, left) == (bucket.unconfirmed, free), bucket
 
         self.transact(check)
 
@@ -269,7 +262,7 @@ class BucketMachine(RuleBasedStateMachine):
 
         def reserve(bucket: Bucket, now: float) -> tuple[list[Grant | Wait], int]:
             bucket.advance(now)
-            doubted = {charge.pair for charge in bucket.charges.values() if not charge.certain}
+            doubted = {slot.pair for slot in bucket.unconfirmed.values() if not slot.certain}
             decisions = bucket.reserve(asks, now)
             excused = sum(
                 ask.pair in doubted or _is_probe(bucket.leases[ask.lease])
@@ -301,7 +294,7 @@ class BucketMachine(RuleBasedStateMachine):
         read = headers.read({k.lower(): v for k, v in reply.headers.items()}, 0.0)
         limit, window = read.rate_limit, None
         if limit is not None and told:
-            window = Window(limit.limit, limit.used, limit.resets_at.timestamp())
+            window = Reading(limit.limit, limit.used, limit.resets_at.timestamp())
         answer = Answer(
             spent={201: True, 400: None, 429: False}[reply.status],
             window=window,

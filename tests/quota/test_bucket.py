@@ -7,19 +7,11 @@ import math
 import attrs
 import pytest
 
-from braze_sends.quota.bucket import (
-    DAY,
-    LEASE_GRACE,
-    Answer,
-    Ask,
-    Bucket,
-    Charge,
-    Grant,
-    Reason,
-    Wait,
-    Window,
-)
-from braze_sends.quota.codec import dump
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.ledger import LEASE_GRACE, Unconfirmed
+from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading, Reason, Wait
+from braze_sends.quota.rule.window import DAY
+from braze_sends.stores.codec import dump
 
 TIMEOUT = 10.0
 RESET = 50_000.0
@@ -36,7 +28,7 @@ def granted(bucket: Bucket, one: Ask, now: float) -> Grant:
 
 
 def told(used: int, limit: int = 100, reset: float = RESET, **options: object) -> Answer:
-    return attrs.evolve(Answer(spent=True, window=Window(limit, used, reset)), **options)  # type: ignore[arg-type]
+    return attrs.evolve(Answer(spent=True, window=Reading(limit, used, reset)), **options)  # type: ignore[arg-type]
 
 
 def known(used: int = 1, limit: int = 100, now: float = 0.0) -> Bucket:
@@ -50,7 +42,7 @@ def known(used: int = 1, limit: int = 100, now: float = 0.0) -> Bucket:
 def test_an_answer_tells_the_window() -> None:
     """Its numbers stand, and nothing is charged beyond them."""
     bucket = known(used=40)
-    assert (60, 0, 0) == (bucket.free(ask("a")), len(bucket.leases), len(bucket.charges))
+    assert (60, 0, 0) == (bucket.free(ask("a")), len(bucket.leases), len(bucket.unconfirmed))
     assert (60, 40) == (bucket.status().remaining, bucket.status().used)
 
 
@@ -63,14 +55,14 @@ def test_asking_again_for_a_lease_gives_the_same() -> None:
 
 
 @pytest.mark.parametrize("spent", [True, False, None])
-@pytest.mark.parametrize("window", [None, Window(100, 2, RESET)])
-def test_finishing_twice_counts_once(spent: bool | None, window: Window | None) -> None:
+@pytest.mark.parametrize("window", [None, Reading(100, 2, RESET)])
+def test_finishing_twice_counts_once(spent: bool | None, window: Reading | None) -> None:
     """A retried command changes nothing."""
     bucket = known()
     grant = granted(bucket, ask("a"), 5.0)
     answer = Answer(spent=spent, window=window)
     bucket.finish(ask("a"), grant, answer, 6.0)
-    once = attrs.evolve(bucket, charges=dict(bucket.charges))
+    once = attrs.evolve(bucket, unconfirmed=dict(bucket.unconfirmed))
     bucket.finish(ask("a"), grant, answer, 6.0)
     assert once == bucket
 
@@ -81,9 +73,9 @@ def test_a_dead_owner_leaves_a_doubt_at_its_deadline() -> None:
     granted(bucket, ask("a"), 5.0)
     deadline = 5.0 + TIMEOUT + LEASE_GRACE
     bucket.advance(deadline - 0.1)
-    assert (1, {}) == (len(bucket.leases), bucket.charges)
+    assert (1, {}) == (len(bucket.leases), bucket.unconfirmed)
     bucket.advance(deadline)
-    assert {"a.1": Charge("pair-a", begun=5.0, ripe=5.0 + 3 * TIMEOUT)} == bucket.charges
+    assert {"a.1": Unconfirmed("pair-a", begun=5.0, ripe=5.0 + 3 * TIMEOUT)} == bucket.unconfirmed
 
 
 def test_an_owner_that_dies_between_two_attempts_leaves_nothing_new() -> None:
@@ -93,7 +85,7 @@ def test_an_owner_that_dies_between_two_attempts_leaves_nothing_new() -> None:
     bucket.finish(ask("a"), grant, Answer(spent=False), 6.0, keep=True)
     assert 98 == bucket.free(ask("b"))
     bucket.advance(5.0 + TIMEOUT + LEASE_GRACE)
-    assert (99, {}) == (bucket.free(ask("b")), bucket.charges)
+    assert (99, {}) == (bucket.free(ask("b")), bucket.unconfirmed)
 
 
 def test_an_answer_after_the_deadline_settles_the_doubt() -> None:
@@ -102,7 +94,7 @@ def test_an_answer_after_the_deadline_settles_the_doubt() -> None:
     grant = granted(bucket, ask("a"), 5.0)
     bucket.advance(100.0)
     bucket.finish(ask("a"), grant, told(2), 100.0)
-    assert (98, {}) == (bucket.free(ask("b")), bucket.charges)
+    assert (98, {}) == (bucket.free(ask("b")), bucket.unconfirmed)
 
 
 def test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for() -> None:
@@ -110,8 +102,8 @@ def test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for() -> Non
     bucket = known()
     granted(bucket, ask("a", pair=None), 5.0)
     bucket.advance(100.0)
-    assert ["a"] == [charge.pair for charge in bucket.charges.values()]
-    assert 3 == bucket.free(ask("b", cap=5))
+    assert ["a"] == [slot.pair for slot in bucket.unconfirmed.values()]
+    assert 3 == bucket.free(ask("b", own_limit=5))
 
 
 def test_a_pair_under_way_elsewhere_is_waited_for() -> None:
@@ -128,10 +120,10 @@ def test_a_success_without_headers_is_cleared_by_any_later_answer() -> None:
     sure, unsure = granted(bucket, ask("a"), 5.0), granted(bucket, ask("b"), 5.0)
     bucket.finish(ask("a"), sure, Answer(spent=True), 6.0)
     bucket.finish(ask("b"), unsure, Answer(spent=None, in_doubt=True), 6.0)
-    assert {"a.1", "b.1"} == set(bucket.charges)
+    assert {"a.1", "b.1"} == set(bucket.unconfirmed)
     for name, now, left in (("c", 6.0, {"b.1"}), ("d", 34.9, {"b.1"}), ("e", 35.0, set())):
         bucket.finish(ask(name), granted(bucket, ask(name), now), told(3), now + 1)
-        assert left == set(bucket.charges)
+        assert left == set(bucket.unconfirmed)
 
 
 def sighted(used: int = 99, limit: int = 900) -> Bucket:
@@ -147,7 +139,7 @@ def test_a_header_alone_does_not_raise_the_limit() -> None:
     for n in range(20):
         grant = granted(bucket, ask(f"{n}"), 5.0 + n)
         bucket.finish(ask(f"{n}"), grant, told(11 + n, limit=250_000), 5.5 + n)
-    assert (100, 10, 20) == (bucket.limit, bucket.used, len(bucket.charges))
+    assert (100, 10, 20) == (bucket.limit, bucket.used, len(bucket.unconfirmed))
 
 
 def test_a_create_beyond_the_limit_that_succeeds_raises_it() -> None:
@@ -156,7 +148,7 @@ def test_a_create_beyond_the_limit_that_succeeds_raises_it() -> None:
     others = [ask("x"), ask("y")]
     first, second = bucket.reserve([ask("probe"), ask("x")], 7.0)
     assert isinstance(first, Grant)
-    assert Wait(Reason.CANARY) == second
+    assert Wait(Reason.PROBE) == second
     bucket.finish(ask("probe"), first, told(101, limit=900), 8.0)
     assert (900, 101) == (bucket.limit, bucket.used)
     assert all(isinstance(decision, Grant) for decision in bucket.reserve(others, 9.0))
@@ -166,12 +158,12 @@ def test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen() -> 
     """Until the window ends, another bucket's limit is not asked about again."""
     bucket = sighted(limit=250_000)
     grant = granted(bucket, ask("probe"), 7.0)
-    refused = Answer(spent=False, refused=True, window=Window(250_000, 9, RESET))
+    refused = Answer(spent=False, refused=True, window=Reading(250_000, 9, RESET))
     bucket.finish(ask("probe"), grant, refused, 8.0)
-    assert (100, None, 250_000) == (bucket.limit, bucket.rumour, bucket.dismissed)
+    assert (100, None, 250_000) == (bucket.limit, bucket.sighting, bucket.dismissed)
     late = granted(known(), ask("late"), 9.0)
     bucket.finish(ask("late"), late, told(10, limit=250_000), 10.0)
-    assert None is bucket.rumour
+    assert None is bucket.sighting
     bucket.advance(RESET + 2.0)
     assert 0 == bucket.dismissed
 
@@ -193,9 +185,9 @@ def test_a_later_answer_that_names_our_limit_ends_what_was_seen() -> None:
     early = granted(bucket, ask("early"), 4.0)
     bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), told(60, limit=900), 6.0)
     bucket.finish(ask("early"), early, told(11), 7.0)
-    assert bucket.rumour is not None
+    assert bucket.sighting is not None
     bucket.finish(ask("b"), granted(bucket, ask("b"), 8.0), told(13), 9.0)
-    assert None is bucket.rumour
+    assert None is bucket.sighting
 
 
 def test_a_first_answer_of_a_higher_limit_is_shown_and_not_acted_upon() -> None:
@@ -208,7 +200,7 @@ def test_a_first_answer_of_a_higher_limit_is_shown_and_not_acted_upon() -> None:
         bucket.status().used,
         bucket.status().reset,
     )
-    assert 7 == bucket.status(cap=8).remaining
+    assert 7 == bucket.status(own_limit=8).remaining
     assert 99 == bucket.free(ask("b"))
 
 
@@ -245,11 +237,12 @@ def test_a_lease_that_no_attempt_can_have_is_given_up() -> None:
     """Its record is damaged: nobody waits for it for years, and its doubt ripens."""
     bucket = known()
     granted(bucket, ask("a"), 5.0)
-    bucket.leases["a"] = attrs.evolve(bucket.leases["a"], deadline=1e9, ripe=1e9)
+    far = attrs.evolve(bucket.leases["a"], deadline=1e9, ripe=1e9)
+    bucket = attrs.evolve(bucket, leases={"a": far})
     bucket.advance(6.0)
     assert {} == bucket.leases
-    (charge,) = bucket.charges.values()
-    assert charge.ripe < 6.0 + 86_400.0
+    (slot,) = bucket.unconfirmed.values()
+    assert slot.ripe < 6.0 + 86_400.0
 
 
 def test_a_process_takes_its_share_while_others_want_tokens() -> None:
@@ -259,7 +252,7 @@ def test_a_process_takes_its_share_while_others_want_tokens() -> None:
         assert isinstance(bucket.reserve([ask(name)], 5.0, name)[0], Grant)
     decisions = bucket.reserve([ask(f"{n}") for n in range(50)], 6.0, "r")
     granted_now = sum(isinstance(decision, Grant) for decision in decisions)
-    assert (30, Wait(Reason.CANARY)) == (granted_now, decisions[-1])
+    assert (30, Wait(Reason.PROBE)) == (granted_now, decisions[-1])
     alone = bucket.reserve([ask(f"x{n}") for n in range(50)], 16.0, "s")
     assert 50 == sum(isinstance(decision, Grant) for decision in alone)
 
@@ -299,7 +292,7 @@ def test_an_attempt_whose_end_could_not_be_kept_is_a_doubt() -> None:
     assert {"a"} == set(bucket.leases)
     again = attrs.evolve(ask("a"), attempt=2)
     granted(bucket, again, 6.0)
-    assert (["a.1"], ["pair-a"]) == ([*bucket.charges], [*bucket.doubted()])
+    assert (["a.1"], ["pair-a"]) == ([*bucket.unconfirmed], [*bucket.doubted()])
 
 
 def test_a_lease_that_was_granted_unheard_is_given_back() -> None:
@@ -307,7 +300,7 @@ def test_a_lease_that_was_granted_unheard_is_given_back() -> None:
     bucket = known()
     granted(bucket, ask("a"), 5.0)
     bucket.close("a", 1)
-    assert ({}, {}) == (bucket.leases, bucket.charges)
+    assert ({}, {}) == (bucket.leases, bucket.unconfirmed)
 
 
 def test_a_date_that_is_seconds_off_needs_a_second_witness() -> None:
@@ -339,7 +332,7 @@ def test_a_pair_that_was_asked_for_twice_counts_once_against_an_own_limit() -> N
     again = attrs.evolve(ask("a"), attempt=2)
     bucket.finish(again, granted(bucket, again, 6.0), told(2), 6.5)
     bucket.settle_pair("pair-a")
-    assert (1, 4) == (len(bucket.charges), bucket.free(ask("b", cap=5)))
+    assert (1, 4) == (len(bucket.unconfirmed), bucket.free(ask("b", own_limit=5)))
 
 
 @pytest.mark.parametrize("reset", [-5.0, 49 * 3600.0])
@@ -371,33 +364,33 @@ def test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block() -> None:
     assert {} == bucket.leases
 
 
-def test_a_refused_canary_keeps_the_doubts_until_the_window_ends() -> None:
-    """A bare 429 to the one that asked; no second canary goes."""
+def test_a_refused_probe_keeps_the_doubts_until_the_window_ends() -> None:
+    """A bare 429 to the one that asked; no second probe goes."""
     bucket = known(used=98)
     for name in "ab":
         grant = granted(bucket, ask(name), 5.0)
         bucket.finish(ask(name), grant, Answer(spent=None, in_doubt=True), 6.0)
     (wait,) = bucket.reserve([ask("c")], 7.0)
     assert Wait(Reason.QUOTA, 35.0) == wait
-    canary = granted(bucket, ask("c"), 35.0)
-    bucket.finish(ask("c"), canary, Answer(spent=False, refused=True), 36.0)
-    assert [True, True] == [charge.asked for charge in bucket.charges.values()]
+    probe = granted(bucket, ask("c"), 35.0)
+    bucket.finish(ask("c"), probe, Answer(spent=False, refused=True), 36.0)
+    assert [True, True] == [slot.asked for slot in bucket.unconfirmed.values()]
     (wait,) = bucket.reserve([ask("d")], 100.0)
     assert Wait(Reason.QUOTA, RESET + 1.0) == wait
     bucket.advance(RESET + 1.0)
-    assert {} == bucket.charges
+    assert {} == bucket.unconfirmed
 
 
-def test_a_refused_canary_says_nothing_of_a_doubt_that_was_too_young() -> None:
+def test_a_refused_probe_says_nothing_of_a_doubt_that_was_too_young() -> None:
     """Braze could not yet have counted it."""
     bucket = known(used=98)
     for name, begun in (("old", 5.0), ("young", 30.0)):
         doubt = Answer(spent=None, in_doubt=True)
         bucket.finish(ask(name), granted(bucket, ask(name), begun), doubt, begun + 1.0)
     refused = Answer(spent=False, refused=True)
-    bucket.finish(ask("canary"), granted(bucket, ask("canary"), 40.0), refused, 41.0)
+    bucket.finish(ask("probe"), granted(bucket, ask("probe"), 40.0), refused, 41.0)
     assert {"old.1": True, "young.1": False} == {
-        name: charge.asked for name, charge in bucket.charges.items()
+        name: slot.asked for name, slot in bucket.unconfirmed.items()
     }
 
 
@@ -417,7 +410,7 @@ def test_pauses_grow_with_each_429_and_a_burst_is_one() -> None:
 def test_a_429_with_nothing_left_blocks_until_its_reset() -> None:
     """Also where the numbers are another bucket's: that one refused."""
     bucket = known()
-    other = Answer(spent=False, refused=True, window=Window(250_000, 250_000, 3600.0))
+    other = Answer(spent=False, refused=True, window=Reading(250_000, 250_000, 3600.0))
     bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), other, 6.0)
     assert (3601.0, 100) == (bucket.blocked_until, bucket.limit)
 
@@ -436,7 +429,9 @@ def test_an_own_cap_that_is_used_up_holds_up_nobody_else() -> None:
     """Another client of the store may have a higher one, or none."""
     bucket = known(used=5)
     bucket.created = 5
-    decisions = bucket.reserve([ask("capped", cap=5), ask("free"), ask("wider", cap=7)], 5.0)
+    decisions = bucket.reserve(
+        [ask("capped", own_limit=5), ask("free"), ask("wider", own_limit=7)], 5.0
+    )
     assert [Wait, Grant, Grant] == [type(decision) for decision in decisions]
 
 
@@ -444,19 +439,19 @@ def test_a_cleared_doubt_counts_for_an_own_cap_as_far_as_the_headers_allow() -> 
     """It may have been a create."""
     bucket = known(used=5)
     bucket.created, bucket.cleared = 3, 9
-    assert 10 - 3 - 2 == bucket.free(ask("a", cap=10))
+    assert 10 - 3 - 2 == bucket.free(ask("a", own_limit=10))
 
 
 def test_what_can_never_be_had_is_said_to_be_never() -> None:
     """As much headroom as there is limit, or a cap of 0."""
     bucket = known()
-    decisions = bucket.reserve([ask("a", headroom=100), ask("b", cap=0)], 5.0)
+    decisions = bucket.reserve([ask("a", headroom=100), ask("b", own_limit=0)], 5.0)
     assert [Wait(Reason.QUOTA, math.inf)] * 2 == decisions
 
 
 def test_without_a_window_charges_lapse_after_a_day() -> None:
     """A day after the last moment at which Braze may have counted them."""
-    bucket = Bucket(offset=0.0, canaries=1000)
+    bucket = Bucket(offset=0.0, probes=1000)
     for n in range(100):
         one = ask(f"{n}")
         bucket.finish(one, granted(bucket, one, 0.0), Answer(spent=True), 1.0)
@@ -481,10 +476,10 @@ def test_forgetting_keeps_leases_charges_and_what_was_created() -> None:
     old = granted(bucket, ask("out"), 6.0)
     bucket.forget(7.0)
     assert (100 - 30 - 2, RESET) == (bucket.free(ask("a")), bucket.reset)
-    assert 100 - 30 - 2 == bucket.free(ask("a", cap=100))
+    assert 100 - 30 - 2 == bucket.free(ask("a", own_limit=100))
     bucket.used = 100
     first, second = bucket.reserve([ask("a"), ask("b")], 7.0)
-    assert (Grant(7.0), Wait(Reason.CANARY)) == (first, second)
+    assert (Grant(7.0), Wait(Reason.PROBE)) == (first, second)
     # What began before cannot tell what has been counted since.
     bucket.finish(ask("out"), old, told(31), 8.0)
     assert not bucket.known
@@ -521,7 +516,7 @@ def test_a_date_that_is_right_again_clears_the_odd_one() -> None:
 
 
 def test_a_429_of_the_edge_says_nothing_of_the_doubts() -> None:
-    """The canary asks again after the pause."""
+    """The probe asks again after the pause."""
     bucket = known(used=99)
     grant = granted(bucket, ask("a"), 5.0)
     bucket.finish(ask("a"), grant, Answer(spent=None, in_doubt=True), 6.0)
@@ -537,7 +532,7 @@ def test_each_waits_for_what_it_asks_for() -> None:
         one = ask(f"{n}")
         bucket.finish(one, granted(bucket, one, 5.0), Answer(spent=None, in_doubt=True), 6.0)
     capped, never, free = bucket.reserve(
-        [ask("a", cap=40), ask("b", cap=10, headroom=10), ask("c")], 7.0
+        [ask("a", own_limit=40), ask("b", own_limit=10, headroom=10), ask("c")], 7.0
     )
     assert [RESET + 1.0, math.inf, 35.0] == [
         wait.until for wait in (capped, never, free) if isinstance(wait, Wait)
@@ -545,19 +540,19 @@ def test_each_waits_for_what_it_asks_for() -> None:
 
 
 def test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer() -> None:
-    """One at a time may ask for the limit, but not against the caller's own cap."""
+    """One at a time may ask for the limit, but not against the caller's own limit."""
     bucket = Bucket(offset=0.0)
-    bold, capped = ask("bold", headroom=150), ask("capped", headroom=150, cap=150)
+    bold, capped = ask("bold", headroom=150), ask("capped", headroom=150, own_limit=150)
     grant = granted(bucket, bold, 5.0)
     behind, never = bucket.reserve([ask("behind", headroom=150), capped], 5.0)
-    assert [Wait(Reason.CANARY), Wait(Reason.CANARY)] == [behind, never]
+    assert [Wait(Reason.PROBE), Wait(Reason.PROBE)] == [behind, never]
     bucket.finish(bold, grant, told(1), 6.0)
     assert [Wait(Reason.QUOTA, math.inf)] == bucket.reserve([ask("more", headroom=150)], 7.0)
 
     bucket = Bucket(offset=0.0)
     assert [Wait(Reason.QUOTA, math.inf)] == bucket.reserve([capped], 5.0)
 
-    # Without headers: two canaries may be out then, but one alone against a headroom.
+    # Without headers: two probes may be out then, but one alone against a headroom.
     bucket.finish(bold, granted(bucket, bold, 5.0), Answer(spent=True), 6.0)
     first, second = bucket.reserve([ask(name, headroom=150) for name in "ab"], 7.0)
     assert [Grant(7.0), Wait(Reason.QUOTA)] == [first, second]
@@ -581,7 +576,7 @@ def test_a_doubt_that_was_ripe_before_the_reset_ends_with_its_window() -> None:
         grant = granted(bucket, ask(name), begun)
         bucket.finish(ask(name), grant, Answer(spent=None, in_doubt=True), begun + 1)
     bucket.advance(RESET + 1.0)
-    assert {"young.1"} == set(bucket.charges)
+    assert {"young.1"} == set(bucket.unconfirmed)
 
 
 def test_a_lowered_limit_is_taken_from_the_answer_that_counts_more() -> None:
@@ -615,7 +610,7 @@ def test_a_pair_once_in_doubt_is_asked_for_though_nothing_is_left() -> None:
     assert [Wait(Reason.QUOTA, RESET + 1.0), Grant(7.0)] == decisions
 
 
-def test_each_end_of_a_canary_without_headers_lets_twice_as_many_go() -> None:
+def test_each_end_of_a_probe_without_headers_lets_twice_as_many_go() -> None:
     """One, two, four; an answer that tells the window lets all go."""
     bucket = Bucket(offset=0.0)
     for n, width in enumerate((1, 2, 4)):
@@ -638,8 +633,8 @@ def test_successes_without_headers_that_used_may_include_are_asked_about() -> No
         answer = told(n + 2) if n % 2 else Answer(spent=True)
         bucket.finish(ask(name), grants[name], answer, 6.0 + n)
     assert bucket.free(ask("a")) < 1
-    canary = granted(bucket, ask("a"), 100.0)
-    bucket.finish(ask("a"), canary, told(81), 101.0)
+    probe = granted(bucket, ask("a"), 100.0)
+    bucket.finish(ask("a"), probe, told(81), 101.0)
     assert 19 == bucket.free(ask("b"))
 
 
@@ -651,14 +646,16 @@ def test_successes_without_headers_that_came_later_are_not() -> None:
     assert Wait(Reason.QUOTA, RESET + 1.0) == decision
 
 
-def test_no_canary_risks_an_own_cap() -> None:
+def test_no_probe_risks_an_own_cap() -> None:
     """Doubts that fill it stay charged, since Braze would create one more."""
     bucket = known(used=1)
     bucket.created = 1
     for name in "ab":
         grant = granted(bucket, ask(name), 5.0)
         bucket.finish(ask(name), grant, Answer(spent=None, in_doubt=True), 6.0)
-    decisions = bucket.reserve([ask("c", cap=3), ask("lost", cap=3, in_doubt=True)], 100.0)
+    decisions = bucket.reserve(
+        [ask("c", own_limit=3), ask("lost", own_limit=3, in_doubt=True)], 100.0
+    )
     assert [Wait(Reason.QUOTA, RESET + 1.0)] * 2 == decisions
 
 
@@ -667,7 +664,7 @@ def test_forgetting_does_not_loosen_an_own_cap() -> None:
     bucket = known(used=5)
     bucket.created, bucket.cleared = 3, 2
     bucket.forget(7.0)
-    assert 0 == bucket.free(ask("a", cap=5))
+    assert 0 == bucket.free(ask("a", own_limit=5))
 
 
 def test_a_pair_under_way_is_waited_for_behind_others_that_find_nothing_left() -> None:
@@ -678,14 +675,14 @@ def test_a_pair_under_way_is_waited_for_behind_others_that_find_nothing_left() -
     assert [Wait(Reason.QUOTA), Wait(Reason.PAIR, 5.0 + TIMEOUT + LEASE_GRACE)] == decisions
 
 
-# --- the tally -----------------------------------------------------------------------------------
+# --- the history ---------------------------------------------------------------------------------
 
 
 def tallied(bucket: Bucket) -> list[tuple[str, float, int]]:
     """Campaign, hour and number of what would be shown, ever."""
     return [
         (one.campaign_id, one.hour.timestamp() / 3600, one.count)
-        for one in bucket.tally.creations(0.0)
+        for one in bucket.history.creations(0.0)
     ]
 
 
@@ -703,9 +700,9 @@ def test_a_create_is_tallied_in_its_hour_by_brazes_clock() -> None:
 
 
 @pytest.mark.parametrize("spent", [False, None])
-@pytest.mark.parametrize("window", [None, Window(100, 2, RESET)])
+@pytest.mark.parametrize("window", [None, Reading(100, 2, RESET)])
 def test_what_is_not_known_to_be_created_is_not_tallied(
-    spent: bool | None, window: Window | None
+    spent: bool | None, window: Reading | None
 ) -> None:
     """Nor is a doubt when it is cleared."""
     bucket = Bucket(offset=0.0)
@@ -738,7 +735,7 @@ def test_the_tally_ends_with_its_window() -> None:
 
 
 @pytest.mark.parametrize("answered", [RESET - 1.0, RESET + 0.5, RESET + 2.0])
-def test_the_create_that_tells_of_a_new_window_is_in_its_tally(answered: float) -> None:
+def test_the_create_that_tells_of_a_new_window_is_in_its_history(answered: float) -> None:
     """And nothing else, whether our clock has seen the old one end or not."""
     bucket = known()
     one = ask("a", campaign="first")
@@ -748,7 +745,7 @@ def test_the_create_that_tells_of_a_new_window_is_in_its_tally(answered: float) 
     assert [("first", answered // 3600, 1)] == tallied(bucket)
 
 
-def test_creates_before_the_window_is_known_are_in_its_tally() -> None:
+def test_creates_before_the_window_is_known_are_in_its_history() -> None:
     """They had no headers; the first that come do not lose them."""
     bucket = known()
     bucket.advance(RESET + 1.0)
@@ -768,7 +765,7 @@ def test_without_a_window_the_tally_is_that_of_a_day() -> None:
     assert [("", hour, 1) for hour in range(25, 50)] == tallied(bucket)
 
 
-def test_forgetting_keeps_the_tally() -> None:
+def test_forgetting_keeps_the_history() -> None:
     """What was created was created."""
     bucket = known()
     before = tallied(bucket)
@@ -777,7 +774,7 @@ def test_forgetting_keeps_the_tally() -> None:
 
 
 def test_a_copy_is_changed_on_its_own() -> None:
-    """Leases, charges and tally of the first stay as they were."""
+    """Leases, charges and history of the first stay as they were."""
     bucket = known()
     grant = granted(bucket, ask("a"), 5.0)
     before = dump(bucket)
@@ -790,12 +787,12 @@ def test_the_tally_decides_nothing() -> None:
     """With any other one, the rule does the same."""
     plain, full = known(), known()
     for n in range(200):
-        full.tally = full.tally.add(f"{n}", 0.0)
+        full.history = full.history.add(f"{n}", 0.0)
     for bucket in (plain, full):
         for name, answer in (("a", told(7)), ("b", Answer(None)), ("c", Answer(True))):
             bucket.finish(ask(name), granted(bucket, ask(name), 5.0), answer, 6.0)
     assert plain.status() == full.status()
-    assert attrs.evolve(plain, tally=full.tally) == full
+    assert attrs.evolve(plain, history=full.history) == full
 
 
 def test_a_careful_request_that_shows_no_limit_changes_none() -> None:
@@ -804,12 +801,12 @@ def test_a_careful_request_that_shows_no_limit_changes_none() -> None:
     bucket.forget(7.0)
     grant = granted(bucket, ask("careful"), 8.0)
     bucket.finish(ask("careful"), grant, Answer(spent=True), 9.0)
-    assert (100, None) == (bucket.limit, bucket.rumour)
+    assert (100, None) == (bucket.limit, bucket.sighting)
 
 
 def test_a_create_beyond_the_limit_that_was_not_looked_at_leaves_what_was_seen() -> None:
     """A 401 says nothing of the limit: another may ask."""
     bucket = sighted()
     bucket.finish(ask("probe"), granted(bucket, ask("probe"), 7.0), Answer(spent=False), 8.0)
-    assert bucket.rumour is not None
+    assert bucket.sighting is not None
     assert isinstance(bucket.reserve([ask("next")], 9.0)[0], Grant)

@@ -10,9 +10,10 @@ import attrs
 import pytest
 
 from braze_sends import MemoryStore, StoreError
-from braze_sends.quota.bucket import LEASE_GRACE, Answer, Ask, Window
-from braze_sends.quota.limiter import Held, Limiter, Patience
-from braze_sends.quota.store import Remembered, Transaction
+from braze_sends.quota.limiter import Held, Limiter, WaitBudget
+from braze_sends.quota.rule.ledger import LEASE_GRACE
+from braze_sends.quota.rule.messages import Answer, Ask, Reading
+from braze_sends.stores.store import Remembered, Transaction
 from braze_sends.testing import run_virtual
 
 T = TypeVar("T")
@@ -42,8 +43,8 @@ class GatedStore(MemoryStore):
         return result
 
 
-def ask(name: str, cap: int | None = None) -> Ask:
-    return Ask(name, 1, f"pair-{name}", 10.0, cap=cap)
+def ask(name: str, own_limit: int | None = None) -> Ask:
+    return Ask(name, 1, f"pair-{name}", 10.0, own_limit=own_limit)
 
 
 async def test_the_end_of_a_loop_does_not_lose_an_operation() -> None:
@@ -52,7 +53,7 @@ async def test_the_end_of_a_loop_does_not_lose_an_operation() -> None:
     limiter = Limiter.of(store, "w")
     store.gate.clear()
     status = asyncio.create_task(limiter.status(None))
-    lease = asyncio.create_task(limiter.acquire(ask("a"), Patience(0)))
+    lease = asyncio.create_task(limiter.acquire(ask("a"), WaitBudget(0)))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert limiter._committing is not None
@@ -72,8 +73,8 @@ async def test_cancelling_in_the_middle_of_a_transaction_leaks_nothing(
     limiter = Limiter.of(store, "w")
     store.gate.clear()
     tasks: list[asyncio.Task[object]] = [
-        asyncio.create_task(limiter.acquire(ask("granted"), Patience(0))),
-        asyncio.create_task(limiter.acquire(ask("waits"), Patience(0))),
+        asyncio.create_task(limiter.acquire(ask("granted"), WaitBudget(0))),
+        asyncio.create_task(limiter.acquire(ask("waits"), WaitBudget(0))),
         asyncio.create_task(limiter.status(None)),
     ]
     await asyncio.sleep(0)
@@ -95,8 +96,8 @@ async def test_each_who_waits_is_told_of_its_own_failure() -> None:
     store.error = StoreError("down")
     limiter = Limiter.of(store, "w")
     first, second = await asyncio.gather(
-        limiter.acquire(ask("a"), Patience(0)),
-        limiter.acquire(ask("b"), Patience(0)),
+        limiter.acquire(ask("a"), WaitBudget(0)),
+        limiter.acquire(ask("b"), WaitBudget(0)),
         return_exceptions=True,
     )
     assert isinstance(first, StoreError)
@@ -109,14 +110,14 @@ def test_a_pair_whose_owner_died_is_remembered_in_doubt() -> None:
 
     async def main() -> None:
         limiter = Limiter.of(GatedStore(), "w")
-        patience = Patience(0)
-        assert isinstance(await limiter.acquire(ask("a"), patience), Held)
-        assert not patience.in_doubt
+        budget = WaitBudget(0)
+        assert isinstance(await limiter.acquire(ask("a"), budget), Held)
+        assert not budget.in_doubt
         await asyncio.sleep(10.0 + LEASE_GRACE)
         assert 1 == (await limiter.status(None)).unconfirmed
         again = attrs.evolve(ask("b"), pair="pair-a")
-        assert isinstance(await limiter.acquire(again, patience := Patience(0)), Held)
-        assert patience.in_doubt
+        assert isinstance(await limiter.acquire(again, budget := WaitBudget(0)), Held)
+        assert budget.in_doubt
 
     run_virtual(main())
 
@@ -132,10 +133,10 @@ def test_what_is_known_of_a_pair_outlives_every_doubt(who_is_late: str) -> None:
     async def main() -> None:
         limiter = Limiter.of(GatedStore(), "w")
         first, again = ask("first"), attrs.evolve(ask("again"), pair="pair-first")
-        stopped = await limiter.acquire(first, Patience(0))
+        stopped = await limiter.acquire(first, WaitBudget(0))
         assert isinstance(stopped, Held)
         await asyncio.sleep(10.0 + LEASE_GRACE)
-        repeat = await limiter.acquire(again, Patience(0))
+        repeat = await limiter.acquire(again, WaitBudget(0))
         assert isinstance(repeat, Held)
         success = Answer(spent=True)
         if who_is_late == "the one who created it":
@@ -145,42 +146,42 @@ def test_what_is_known_of_a_pair_outlives_every_doubt(who_is_late: str) -> None:
             await limiter.finish(again, repeat.grant, success, created=KNOWN)
             await limiter.finish(first, stopped.grant, LOST)
         await asyncio.sleep(60.0)
-        third = await limiter.acquire(ask("third"), Patience(0))
+        third = await limiter.acquire(ask("third"), WaitBudget(0))
         assert isinstance(third, Held)
-        counted = Answer(True, window=Window(100, 3, 1e9 + 3600))
+        counted = Answer(True, window=Reading(100, 3, 1e9 + 3600))
         await limiter.finish(ask("third"), third.grant, counted)
 
         assert 0 == (await limiter.status(None)).unconfirmed
         assert KNOWN == await limiter.recall("pair-first")
-        assert KNOWN == await limiter.acquire(attrs.evolve(again, lease="fourth"), Patience(0))
+        assert KNOWN == await limiter.acquire(attrs.evolve(again, lease="fourth"), WaitBudget(0))
 
     run_virtual(main())
 
 
 @pytest.mark.parametrize(
-    ("away", "reset", "patience", "ends"),
+    ("away", "reset", "budget", "ends"),
     [(50, 300, 4000, None), (90, 300, 4000, 80), (50, 28, 30, 30)],
 )
 def test_a_store_that_is_away_for_a_moment_ends_no_wait(
-    away: float, reset: float, patience: float, ends: float | None
+    away: float, reset: float, budget: float, ends: float | None
 ) -> None:
-    """A wait for quota goes on for a minute of it, if it has the patience; a new ask fails."""
+    """A wait for quota goes on for a minute of it, if it has the budget; a new ask fails."""
 
     async def main() -> None:
         store, loop = GatedStore(), asyncio.get_running_loop()
         limiter = Limiter.of(store, "w")
-        held = await limiter.acquire(ask("first"), Patience(0))
+        held = await limiter.acquire(ask("first"), WaitBudget(0))
         assert isinstance(held, Held)
-        answer = Answer(True, window=Window(100, 100, 1e9 + reset))
+        answer = Answer(True, window=Reading(100, 100, 1e9 + reset))
         await limiter.finish(ask("first"), held.grant, answer)
-        waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(patience)))
+        waits = asyncio.create_task(limiter.acquire(ask("a"), WaitBudget(budget)))
         ended: list[float] = []
         waits.add_done_callback(lambda _: ended.append(loop.time()))
         await asyncio.sleep(20)
         store.error = StoreError("down")
         gone = loop.time()
         with pytest.raises(StoreError):
-            await limiter.acquire(ask("new"), Patience(4000))
+            await limiter.acquire(ask("new"), WaitBudget(4000))
         assert not waits.done()
         await asyncio.sleep(away)
         store.error = None
@@ -203,11 +204,11 @@ def test_outages_are_counted_one_by_one() -> None:
     async def main() -> None:
         store = GatedStore()
         limiter = Limiter.of(store, "w")
-        held = await limiter.acquire(ask("first"), Patience(0))
+        held = await limiter.acquire(ask("first"), WaitBudget(0))
         assert isinstance(held, Held)
-        answer = Answer(True, window=Window(100, 100, 1e9 + 300))
+        answer = Answer(True, window=Reading(100, 100, 1e9 + 300))
         await limiter.finish(ask("first"), held.grant, answer)
-        waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(4000)))
+        waits = asyncio.create_task(limiter.acquire(ask("a"), WaitBudget(4000)))
         for _ in range(3):
             await asyncio.sleep(10)
             store.error = StoreError("down")
@@ -224,11 +225,11 @@ def test_a_grant_whose_reply_was_lost_is_no_longer_ours_than_the_store_says() ->
     async def main() -> None:
         store, loop = GatedStore(), asyncio.get_running_loop()
         limiter = Limiter.of(store, "w")
-        held = await limiter.acquire(ask("first"), Patience(0))
+        held = await limiter.acquire(ask("first"), WaitBudget(0))
         assert isinstance(held, Held)
-        answer = Answer(True, window=Window(100, 100, 1e9 + 5))
+        answer = Answer(True, window=Reading(100, 100, 1e9 + 5))
         await limiter.finish(ask("first"), held.grant, answer)
-        waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(60)))
+        waits = asyncio.create_task(limiter.acquire(ask("a"), WaitBudget(60)))
         await asyncio.sleep(5)
         store.error = StoreError("the reply was lost")
         await asyncio.sleep(8)
@@ -247,12 +248,12 @@ def test_who_waits_on_a_shared_store_looks_again_ever_more_seldom() -> None:
     async def main() -> None:
         store = GatedStore()
         limiter = Limiter.of(store, "w")
-        held = await limiter.acquire(ask("first"), Patience(0))
+        held = await limiter.acquire(ask("first"), WaitBudget(0))
         assert isinstance(held, Held)
-        answer = Answer(True, window=Window(100, 100, 1e9 + 3600))
+        answer = Answer(True, window=Reading(100, 100, 1e9 + 3600))
         await limiter.finish(ask("first"), held.grant, answer)
         store.times.clear()
-        waits = asyncio.create_task(limiter.acquire(ask("a"), Patience(4000)))
+        waits = asyncio.create_task(limiter.acquire(ask("a"), WaitBudget(4000)))
         await asyncio.sleep(20)
         gaps = [b - a for a, b in zip(store.times, store.times[1:], strict=False)]
         assert [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0] == pytest.approx(gaps)
@@ -266,21 +267,21 @@ def test_who_waits_on_a_shared_store_looks_again_ever_more_seldom() -> None:
 
 
 def test_a_waiter_of_another_process_is_served_when_a_token_comes_back() -> None:
-    """It looks again, and finds it; all its waits together count against its patience."""
+    """It looks again, and finds it; all its waits together count against its budget."""
 
     async def main() -> None:
         store = GatedStore()
         here = Limiter.of(store, "w")
         there = Limiter(store, "w", asyncio.get_running_loop())
-        held = await here.acquire(ask("here", cap=1), Patience(0))
+        held = await here.acquire(ask("here", own_limit=1), WaitBudget(0))
         assert isinstance(held, Held)
-        patience = Patience(2.0)
-        waits = asyncio.create_task(there.acquire(ask("there"), patience))
+        budget = WaitBudget(2.0)
+        waits = asyncio.create_task(there.acquire(ask("there"), budget))
         await asyncio.sleep(0.5)
-        await here.finish(ask("here"), held.grant, Answer(True, window=Window(9, 9, 1e9 + 1.0)))
+        await here.finish(ask("here"), held.grant, Answer(True, window=Reading(9, 9, 1e9 + 1.0)))
         held = await waits
         assert isinstance(held, Held)
-        # The canary's end is no wait for quota; the rest of the window is.
-        assert 0 < 2.0 - patience.left < 1.6
+        # The probe's end is no wait for quota; the rest of the window is.
+        assert 0 < 2.0 - budget.left < 1.6
 
     run_virtual(main())

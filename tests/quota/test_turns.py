@@ -20,15 +20,17 @@ from braze_sends import (
     SendId,
 )
 from braze_sends.headers import LONGEST_WAIT
-from braze_sends.quota.bucket import LEASE_GRACE, Answer, Bucket, Grant, Reason, Wait, Window
-from braze_sends.quota.limiter import FIRST_LOOK, Held, Limiter, Patience
+from braze_sends.quota.limiter import FIRST_LOOK, Held, Limiter, WaitBudget
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.ledger import LEASE_GRACE
+from braze_sends.quota.rule.messages import Answer, Grant, Reading, Reason, Wait
 from braze_sends.testing import run_virtual
 from tests.quota.test_bucket import RESET, TIMEOUT, ask, granted, known, told
 from tests.quota.test_limiter import KNOWN, LOST, GatedStore
 from tests.world import BARE, Fate, World, gather, made, many, play
 
 
-def test_a_second_canary_goes_when_the_owner_of_the_first_has_died() -> None:
+def test_a_second_probe_goes_when_the_owner_of_the_first_has_died() -> None:
     """After the first one's deadline, two may ask for the state at once."""
     bucket = Bucket(offset=0.0)
     granted(bucket, ask("dies"), 0.0)
@@ -50,7 +52,7 @@ def test_an_own_limit_begins_anew_in_a_new_window() -> None:
     bucket = known()
     bucket.created, bucket.cleared = 3, 2
     bucket.advance(RESET + 1.0)
-    assert 5 == bucket.free(ask("a", cap=5))
+    assert 5 == bucket.free(ask("a", own_limit=5))
 
 
 def test_an_own_limit_begins_anew_with_a_first_answer_of_a_later_window() -> None:
@@ -116,15 +118,15 @@ def test_the_attempt_after_one_whose_end_was_not_kept_takes_no_token() -> None:
     granted(bucket, ask("a"), 5.0)
     (again,) = bucket.reserve([ask("a", attempt=2)], 6.0)
     assert Grant(6.0) == again
-    assert not bucket.leases["a"].asks_charges
+    assert not bucket.leases["a"].asks_unconfirmed
 
 
-def test_a_lease_between_two_attempts_is_no_canary() -> None:
+def test_a_lease_between_two_attempts_is_no_probe() -> None:
     """It asks nothing while it backs off, so another may ask for the state."""
     bucket = Bucket(offset=0.0)
     grant = granted(bucket, ask("a"), 0.0)
     bucket.finish(ask("a"), grant, Answer(spent=False, from_edge=True), 1.0, keep=True)
-    bucket.canaries = 1
+    bucket.probes = 1
     assert Grant(2.0) == granted(bucket, ask("b"), 2.0)
 
 
@@ -134,7 +136,7 @@ def test_what_a_believed_answer_leaves_in_doubt_counts_for_an_own_limit() -> Non
     bucket.created = 3
     grant = granted(bucket, ask("a"), 5.0)
     bucket.finish(ask("a"), grant, told(6, spent=None, in_doubt=True), 6.0)
-    assert 10 - 3 - 1 == bucket.free(ask("b", cap=10))
+    assert 10 - 3 - 1 == bucket.free(ask("b", own_limit=10))
 
 
 def test_a_nameless_send_in_doubt_counts_for_an_own_limit() -> None:
@@ -150,24 +152,24 @@ def test_a_denied_pair_is_in_no_doubt() -> None:
     """A 4xx may have been counted, and created nothing."""
     bucket = known()
     bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), Answer(spent=None), 6.0)
-    assert 1 == len(bucket.charges)
+    assert 1 == len(bucket.unconfirmed)
     assert set() == bucket.doubted()
 
 
-def test_answers_to_requests_from_before_let_no_more_canaries_go() -> None:
+def test_answers_to_requests_from_before_let_no_more_probes_go() -> None:
     """They tell nothing of the state since the 429."""
     bucket = known()
     old, refused = granted(bucket, ask("old"), 5.0), granted(bucket, ask("refused"), 5.0)
     bucket.finish(ask("refused"), refused, Answer(spent=False, refused=True), 6.0)
     bucket.finish(ask("old"), old, Answer(spent=True), 7.0)
-    assert 1 == bucket.canaries
+    assert 1 == bucket.probes
 
 
 def test_a_429_whose_reset_is_days_ahead_is_a_short_pause() -> None:
     """It is no reset of Braze's, but a clock that is wrong."""
     bucket = known()
     grant = granted(bucket, ask("a"), 5.0)
-    far = Window(100, 100, 10 * LONGEST_WAIT)
+    far = Reading(100, 100, 10 * LONGEST_WAIT)
     bucket.finish(ask("a"), grant, Answer(spent=False, refused=True, window=far), 6.0)
     assert bucket.blocked_until < 60.0
 
@@ -193,20 +195,21 @@ def test_a_sighting_ends_with_its_window() -> None:
     bucket = Bucket(offset=0.0)
     one = ask("a")
     bucket.finish(one, granted(bucket, one, 0.0), told(895, limit=900, reset=3600.0), 1.0)
-    assert bucket.rumour is not None
+    assert bucket.sighting is not None
     bucket.advance(3601.0)
-    assert bucket.rumour is None
+    assert bucket.sighting is None
 
 
 def test_a_probe_for_a_higher_limit_respects_cap_and_headroom() -> None:
-    """Neither the caller's own cap nor the slots kept for others are risked."""
+    """Neither the caller's own limit nor the slots kept for others are risked."""
     bucket = known(used=99)
     bucket.finish(ask("seen"), granted(bucket, ask("seen"), 5.0), told(100, limit=102), 6.0)
     bucket.used = 100
-    bucket.charges.clear()
-    assert bucket._sighted(ask("a"))
-    assert not bucket._sighted(ask("a", headroom=2))
-    assert not bucket._sighted(ask("a", cap=bucket.created))
+    bucket.unconfirmed.clear()
+    asks = [ask("a", headroom=2), ask("a", own_limit=bucket.created), ask("a")]
+    decisions = bucket.reserve(asks, 7.0)
+    assert [Wait, Wait, Grant] == [type(decision) for decision in decisions]
+    assert bucket.leases["a"].asks_limit
 
 
 def test_who_asks_for_the_same_stands_behind_the_first_that_found_nothing() -> None:
@@ -221,8 +224,8 @@ def test_who_asks_for_the_same_stands_behind_the_first_that_found_nothing() -> N
     assert [Wait, Wait, Wait] == [type(decision) for decision in decisions]
 
 
-def test_who_waits_for_the_canary_is_not_passed_by_the_one_behind() -> None:
-    """A second canary that becomes possible in the same step is not for the one behind."""
+def test_who_waits_for_the_probe_is_not_passed_by_the_one_behind() -> None:
+    """A second probe that becomes possible in the same step is not for the one behind."""
     bucket = Bucket(offset=0.0)
     granted(bucket, ask("kept"), 0.0)
     decisions = bucket.reserve([ask("first"), ask("kept", attempt=2), ask("second")], 5.0)
@@ -236,7 +239,7 @@ def test_a_doubt_that_ripens_about_the_reset_is_charged_after_it() -> None:
     grant = granted(bucket, ask("a"), begun)
     bucket.finish(ask("a"), grant, Answer(spent=None), begun + 1.0)
     bucket.advance(RESET + 1.0)
-    assert ["a.1"] == list(bucket.charges)
+    assert ["a.1"] == list(bucket.unconfirmed)
 
 
 def test_a_sighting_ends_with_our_window_too() -> None:
@@ -244,17 +247,17 @@ def test_a_sighting_ends_with_our_window_too() -> None:
     bucket = known()
     later = told(2, limit=900, reset=RESET + 3.0)
     bucket.finish(ask("a"), granted(bucket, ask("a"), RESET - 4.0), later, RESET - 3.0)
-    assert bucket.rumour is not None
+    assert bucket.sighting is not None
     bucket.advance(RESET + 1.0)
-    assert bucket.rumour is None
+    assert bucket.sighting is None
 
 
-def test_one_canary_goes_into_a_new_window() -> None:
+def test_one_probe_goes_into_a_new_window() -> None:
     """However many were out in the one before."""
     bucket = known()
-    bucket.canaries = 64
+    bucket.probes = 64
     bucket.advance(RESET + 1.0)
-    assert 1 == bucket.canaries
+    assert 1 == bucket.probes
 
 
 def sighting(used: int) -> Bucket:
@@ -290,10 +293,10 @@ def test_the_latest_sighting_of_a_limit_counts() -> None:
         grant = granted(bucket, ask(f"{used}"), 5.0)
         bucket.finish(ask(f"{used}"), grant, told(used, limit=900, reset=reset), 6.0)
         if used == 150:
-            assert bucket.rumour is not None
-            assert 200 == bucket.rumour.window.used
-    assert bucket.rumour is not None
-    assert Window(900, 3, 7200.0) == bucket.rumour.window
+            assert bucket.sighting is not None
+            assert 200 == bucket.sighting.window.used
+    assert bucket.sighting is not None
+    assert Reading(900, 3, 7200.0) == bucket.sighting.window
 
 
 @pytest.mark.parametrize(
@@ -308,7 +311,7 @@ def test_a_success_with_headers_of_an_ended_window_is_charged_unless_it_was_coun
     granted(bucket, ask("a"), begun)
     bucket.advance(RESET + 1.5)
     bucket.finish(ask("a"), Grant(begun), told(50, limit=limit), RESET + 4.0)
-    assert charged == len(bucket.charges)
+    assert charged == len(bucket.unconfirmed)
 
 
 def test_forgetting_opens_the_way() -> None:
@@ -322,7 +325,7 @@ def test_forgetting_opens_the_way() -> None:
 
 def answered(used: int, seconds: float = 3600.0) -> Answer:
     """A success whose headers show ``used`` of 100 until ``seconds`` from the start."""
-    return Answer(True, window=Window(100, used, 1e9 + seconds))
+    return Answer(True, window=Reading(100, used, 1e9 + seconds))
 
 
 def test_a_doubt_that_an_answer_cleared_is_remembered() -> None:
@@ -330,15 +333,15 @@ def test_a_doubt_that_an_answer_cleared_is_remembered() -> None:
 
     async def main() -> None:
         limiter = Limiter.of(GatedStore(), "w")
-        assert isinstance(await limiter.acquire(ask("dies"), Patience(0)), Held)
+        assert isinstance(await limiter.acquire(ask("dies"), WaitBudget(0)), Held)
         await asyncio.sleep(60.0)
-        held = await limiter.acquire(ask("a"), Patience(0))
+        held = await limiter.acquire(ask("a"), WaitBudget(0))
         assert isinstance(held, Held)
         await limiter.finish(ask("a"), held.grant, answered(2))
         assert 0 == (await limiter.status(None)).unconfirmed
         again = attrs.evolve(ask("again"), pair="pair-dies")
-        assert isinstance(await limiter.acquire(again, patience := Patience(0)), Held)
-        assert patience.in_doubt
+        assert isinstance(await limiter.acquire(again, budget := WaitBudget(0)), Held)
+        assert budget.in_doubt
 
     run_virtual(main())
 
@@ -348,13 +351,13 @@ def test_a_further_attempt_for_a_pair_that_exists_gives_its_lease_back() -> None
 
     async def main() -> None:
         limiter = Limiter.of(GatedStore(), "w")
-        patience = Patience(0)
-        held = await limiter.acquire(ask("a"), patience)
+        budget = WaitBudget(0)
+        held = await limiter.acquire(ask("a"), budget)
         assert isinstance(held, Held)
         await limiter.finish(ask("a"), held.grant, Answer(False), keep=True)
         other = attrs.evolve(ask("other"), pair="pair-a")
         await limiter.finish(other, held.grant, answered(1), created=KNOWN)
-        assert KNOWN == await limiter.acquire(attrs.evolve(ask("a"), attempt=2), patience)
+        assert KNOWN == await limiter.acquire(attrs.evolve(ask("a"), attempt=2), budget)
         assert 0 == (await limiter.status(None)).in_flight
 
     run_virtual(main())
@@ -365,14 +368,14 @@ def test_a_create_whose_lease_ran_out_unsent_is_not_in_doubt() -> None:
 
     async def main() -> None:
         limiter = Limiter.of(GatedStore(), "w")
-        patience = Patience(0)
-        held = await limiter.acquire(ask("a"), patience)
+        budget = WaitBudget(0)
+        held = await limiter.acquire(ask("a"), budget)
         assert isinstance(held, Held)
         await asyncio.sleep(20.0)
         assert 1 == (await limiter.status(None)).unconfirmed
         again = attrs.evolve(ask("a"), attempt=2)
-        assert isinstance(await limiter.acquire(again, patience), Held)
-        assert not patience.in_doubt
+        assert isinstance(await limiter.acquire(again, budget), Held)
+        assert not budget.in_doubt
 
     run_virtual(main())
 
@@ -382,13 +385,13 @@ def test_a_repeat_of_a_pair_in_doubt_stays_in_doubt() -> None:
 
     async def main() -> None:
         limiter = Limiter.of(GatedStore(), "w")
-        held = await limiter.acquire(ask("first"), Patience(0))
+        held = await limiter.acquire(ask("first"), WaitBudget(0))
         assert isinstance(held, Held)
         await limiter.finish(ask("first"), held.grant, LOST)
         again = attrs.evolve(ask("again"), pair="pair-first")
-        assert isinstance(await limiter.acquire(again, patience := Patience(0)), Held)
-        assert patience.in_doubt
-        assert not patience.undoubted
+        assert isinstance(await limiter.acquire(again, budget := WaitBudget(0)), Held)
+        assert budget.in_doubt
+        assert not budget.undoubted
 
     run_virtual(main())
 
@@ -398,8 +401,8 @@ def test_a_further_attempt_keeps_its_place_in_the_queue() -> None:
 
     async def main() -> None:
         limiter = Limiter.of(GatedStore(), "w")
-        first, second = Patience(4000), Patience(4000)
-        held = await limiter.acquire(ask("first"), Patience(0))
+        first, second = WaitBudget(4000), WaitBudget(4000)
+        held = await limiter.acquire(ask("first"), WaitBudget(0))
         assert isinstance(held, Held)
         await limiter.finish(ask("first"), held.grant, answered(100, seconds=300))
         later = asyncio.create_task(limiter.acquire(ask("later"), second))
@@ -421,11 +424,11 @@ def test_polling_begins_anew_once_somebody_is_served() -> None:
 
     async def main() -> None:
         limiter = Limiter.of(GatedStore(), "w")
-        held = await limiter.acquire(ask("first"), Patience(0))
+        held = await limiter.acquire(ask("first"), WaitBudget(0))
         assert isinstance(held, Held)
         await limiter.finish(ask("first"), held.grant, answered(100, seconds=60))
         waits = [
-            asyncio.create_task(limiter.acquire(ask(name), Patience(4000))) for name in ("a", "b")
+            asyncio.create_task(limiter.acquire(ask(name), WaitBudget(4000))) for name in ("a", "b")
         ]
         await asyncio.sleep(50)
         assert limiter._pause > FIRST_LOOK
@@ -514,7 +517,7 @@ def answering(
 
 
 def test_a_pair_is_in_doubt_after_a_500_though_its_headers_tell_that_it_was_counted() -> None:
-    """No charge is left to say so, but what is remembered does: the 400 is then a success."""
+    """No slot is left to say so, but what is remembered does: the 400 is then a success."""
 
     async def schedule(world: World) -> None:
         answering(world, 500, b'{"message": "Internal Server Error"}')

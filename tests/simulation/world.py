@@ -21,9 +21,10 @@ from braze_sends import (
     StoreError,
 )
 from braze_sends.protocol import NoReply, Reply
-from braze_sends.quota.bucket import Bucket
-from braze_sends.quota.codec import dump, load_bucket
-from braze_sends.quota.store import Transaction, _Record
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.stores.codec import dump, load_bucket
+from braze_sends.stores.memory import _Record
+from braze_sends.stores.store import Transaction
 from braze_sends.testing import run_virtual
 from braze_sends.transport import Exchange, NotSentError
 from tests.simulation.braze import DAY, Braze

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
 from braze_sends import StoreError
-from braze_sends.quota.bucket import NO_CAP, Answer, Ask, Bucket, Charge, Grant, Lease
-from braze_sends.quota.codec import FAR, dump, load_bucket, load_remembered
-from braze_sends.quota.store import Remembered
-from braze_sends.quota.tally import Tally
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.history import History
+from braze_sends.quota.rule.ledger import NO_LIMIT, Lease, Unconfirmed
+from braze_sends.quota.rule.messages import Answer, Ask, Grant
+from braze_sends.stores.codec import FAR, dump, load_bucket, load_remembered
+from braze_sends.stores.store import Remembered
 from braze_sends.testing.store_conformance import FULL, MEMORIES
 from tests.quota.machine import BucketMachine, assume
 
@@ -25,14 +27,14 @@ T = TypeVar("T")
 
 RESETS = st.floats(-62_135_596_800, 253_402_300_799)
 MOMENTS = st.floats(-FAR, FAR)
-COUNTS = st.integers(0, NO_CAP)
+COUNTS = st.integers(0, NO_LIMIT)
 
 #: Fields that have bounds of their own.
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
-    "limit": st.integers(1, NO_CAP),
-    "canaries": st.integers(1, 1 << 20),
+    "limit": st.integers(1, NO_LIMIT),
+    "probes": st.integers(1, 1 << 20),
     "refusals": st.integers(0, 16),
-    "Window.reset": RESETS,
+    "Reading.reset": RESETS,
     "reset": st.none() | RESETS,
     "created_reset": st.none() | RESETS,
     **dict.fromkeys(("learned", "unknown_since", "blocked_until"), st.just(-math.inf) | MOMENTS),
@@ -134,20 +136,20 @@ def test_the_text_is_small() -> None:
     assert '{"offset":0.5}' == dump(Bucket(offset=0.5))
     assert '{"send_id":null}' == dump(Remembered(None))
     lease = Lease("0f" * 16, 1, 1000.123456, 1015.123456, 1030.123456)
-    charge = Charge("0f" * 16, 1000.123456, 1030.123456)
+    charge = Unconfirmed("0f" * 16, 1000.123456, 1030.123456)
     empty = Bucket(offset=0.5)
     for one in (
         attrs.evolve(empty, leases={"a1" * 16: lease}),
-        attrs.evolve(empty, charges={"a1" * 16 + ".1": charge}),
+        attrs.evolve(empty, unconfirmed={"a1" * 16 + ".1": charge}),
     ):
         assert len(dump(one)) - len(dump(empty)) < 175
 
 
 def test_a_state_of_an_older_release_is_loaded() -> None:
-    """It has no tally yet."""
+    """It has no history yet."""
     older = json.loads(dump(FULL))
     del older["tally"]
-    assert attrs.evolve(FULL, tally=Tally()) == load_bucket(json.dumps(older))
+    assert attrs.evolve(FULL, history=History()) == load_bucket(json.dumps(older))
 
 
 def test_fields_of_a_newer_release_are_ignored() -> None:

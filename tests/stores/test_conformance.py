@@ -8,11 +8,11 @@ import attrs
 import pytest
 
 from braze_sends import MemoryStore
-from braze_sends.quota import redis
-from braze_sends.quota.bucket import Bucket
-from braze_sends.quota.redis import RedisStore
-from braze_sends.quota.sqlite import SQLiteStore
-from braze_sends.quota.store import Store
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.stores import redis
+from braze_sends.stores.redis import RedisStore
+from braze_sends.stores.sqlite import SQLiteStore
+from braze_sends.stores.store import Store
 from braze_sends.testing.store_conformance import FULL, StoreConformance
 from tests.waiting import PATIENCE
 

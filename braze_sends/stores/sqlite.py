@@ -16,16 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from braze_sends.errors import ConfigurationError, StoreError
-from braze_sends.quota.bucket import Bucket
-from braze_sends.quota.codec import FAR, dump, load_bucket, load_remembered
-from braze_sends.quota.store import (
-    MEMORY,
-    STATE_KEPT,
-    Remembered,
-    Transaction,
-    distrust,
-    steady,
-)
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.stores.codec import FAR, dump, load_bucket, load_remembered
+from braze_sends.stores.store import MEMORY, STATE_KEPT, Remembered, Transaction, steady
 
 T = TypeVar("T")
 
@@ -295,7 +288,7 @@ class _File:
         for workspace, state in connection.execute("SELECT workspace, state FROM quota").fetchall():
             with contextlib.suppress(StoreError):  # which whoever needs it will be told
                 bucket = load_bucket(state)
-                distrust(bucket, now)
+                bucket.distrust(now)
                 connection.execute(
                     "UPDATE quota SET state = ? WHERE workspace = ?", (dump(bucket), workspace)
                 )

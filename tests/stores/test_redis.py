@@ -27,10 +27,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as TimedOut
 
 from braze_sends import ConfigurationError, SendId, SendsClient, StoreError, open_store
-from braze_sends.quota import redis as module
-from braze_sends.quota.bucket import Bucket, Grant
-from braze_sends.quota.redis import RedisStore
-from braze_sends.quota.store import MEMORY, STATE_KEPT, Remembered, Transaction
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.messages import Grant
+from braze_sends.stores import redis as module
+from braze_sends.stores.redis import RedisStore
+from braze_sends.stores.store import MEMORY, STATE_KEPT, Remembered, Transaction
 from braze_sends.testing import FakeBraze, Fault
 from braze_sends.testing.store_conformance import increment, look, new_workspace, remembers
 from tests.servers import RedisServer, free_port
@@ -367,7 +368,7 @@ async def test_a_bad_network_costs_no_slot_and_no_send(
 ) -> None:
     """Two clients, 30 creates, a quota of 20: 20 are created, and the numbers are right."""
     # Nobody waits for the other's share: time jumps, and a wait would be over at once.
-    monkeypatch.setattr("braze_sends.quota.bucket.PRESENT", 0.0)
+    monkeypatch.setattr("braze_sends.quota.rule.share.PRESENT", 0.0)
     fake.daily_limit = 20
     proxy.fate = DISTURBANCES[disturbance]
     stores = RedisStore(proxy.url), Spared(redis_url)
@@ -615,7 +616,7 @@ async def test_the_own_limit_holds_over_a_server_that_lost_writes(
 def knows(transaction: Transaction) -> None:
     """A state that is believed."""
     transaction.bucket.used, transaction.bucket.known = 3, True
-    transaction.bucket.canaries = 4
+    transaction.bucket.probes = 4
 
 
 async def doubts(store: RedisStore, workspace: str) -> bool:
@@ -624,7 +625,7 @@ async def doubts(store: RedisStore, workspace: str) -> bool:
     assert 3 == transaction.bucket.used
     if transaction.bucket.known:
         return False
-    assert (1, transaction.now) == (transaction.bucket.canaries, transaction.bucket.unknown_since)
+    assert (1, transaction.now) == (transaction.bucket.probes, transaction.bucket.unknown_since)
     return True
 
 
@@ -827,7 +828,7 @@ def test_the_repr_names_the_server() -> None:
 
 LEFT_OPEN = """
 import asyncio, gc, logging, sys
-from braze_sends.quota.redis import RedisStore
+from braze_sends.stores.redis import RedisStore
 from braze_sends.testing.store_conformance import increment, new_workspace
 
 # On a busy machine, asyncio's debug mode would tell of slow steps.

@@ -1,6 +1,6 @@
 """A record to text and back, for stores that keep text.
 
-JSON of the attrs classes: small (a lease or charge is about 150 bytes), and a person can read it.
+JSON of the attrs classes: small (a lease or slot is about 150 bytes), and a person can read it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 
 import attrs
 from cattrs import Converter
-from cattrs.gen import make_dict_structure_fn, override
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from braze_sends.errors import StoreError
-from braze_sends.quota.bucket import NO_CAP, Bucket, Window
-from braze_sends.quota.store import Remembered
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.ledger import NO_LIMIT, Lease
+from braze_sends.quota.rule.messages import Reading
+from braze_sends.stores.store import Remembered
 
 T = TypeVar("T")
 
@@ -31,7 +33,7 @@ FAR = 1e12
 #: The times that a ``datetime`` can show, in epoch seconds.
 _FIRST, _LAST = -62_135_596_800.0, 253_402_300_799.0
 #: More attempts are never out, see ``Bucket``.
-_MOST_CANARIES = 1 << 20
+_MOST_PROBES = 1 << 20
 _MOST_REFUSALS = 16
 
 
@@ -46,7 +48,7 @@ def _count(value: Any, _: object) -> int:
     number = int(value)
     if number < 0:
         raise ValueError
-    return min(number, NO_CAP)  # one more than that is no damage
+    return min(number, NO_LIMIT)  # one more than that is no damage
 
 
 def _flag(value: Any, _: object) -> bool:
@@ -100,29 +102,54 @@ _converter.register_structure_hook(str, _text)
 #: Fields that have bounds of their own.
 _FIELDS: dict[type, dict[str, Callable[[Any, Any], Any]]] = {
     Remembered: {"send_id": _perhaps_send_id},
-    Window: {"limit": _between(1, NO_CAP), "reset": _reset},
+    Reading: {"limit": _between(1, NO_LIMIT), "reset": _reset},
     Bucket: {
-        "limit": _between(1, NO_CAP),
+        "limit": _between(1, NO_LIMIT),
         "reset": _perhaps_reset,
         "created_reset": _perhaps_reset,
-        "canaries": _between(1, _MOST_CANARIES),
+        "probes": _between(1, _MOST_PROBES),
         "refusals": _between(0, _MOST_REFUSALS),
     },
 }
-for _kind, _checks in _FIELDS.items():
-    for _field in attrs.fields(_kind):
-        if _field.default == -math.inf:
-            _checks[_field.name] = _since
-    _overrides = {name: override(struct_hook=check) for name, check in _checks.items()}
-    _converter.register_structure_hook(
-        _kind,
-        make_dict_structure_fn(
-            _kind,
-            _converter,
-            _cattrs_detailed_validation=False,
-            **_overrides,  # type: ignore[arg-type]
-        ),
+#: Records have the names that these fields had in the first release.
+_NAMES: dict[type, dict[str, str]] = {
+    Bucket: {
+        "probes": "canaries",
+        "sighting": "rumour",
+        "history": "tally",
+        "unconfirmed": "charges",
+    },
+    Lease: {"asks_unconfirmed": "asks_charges"},
+}
+
+
+def _register(kind: type) -> None:
+    checks, names = _FIELDS.get(kind, {}), _NAMES.get(kind, {})
+    for field in attrs.fields(kind):
+        if field.default == -math.inf:
+            checks[field.name] = _since
+    changed = {
+        name: override(struct_hook=checks.get(name), rename=names.get(name))
+        for name in {*checks, *names}
+    }
+    structure: Callable[..., Any] = make_dict_structure_fn(
+        kind,
+        _converter,
+        _cattrs_detailed_validation=False,
+        **changed,  # type: ignore[arg-type]
     )
+    unstructure: Callable[..., Any] = make_dict_unstructure_fn(
+        kind,
+        _converter,
+        _cattrs_omit_if_default=True,
+        **changed,  # type: ignore[arg-type]
+    )
+    _converter.register_structure_hook(kind, structure)
+    _converter.register_unstructure_hook(kind, unstructure)
+
+
+for _kind in (Remembered, Reading, Lease, Bucket):  # those within others come first
+    _register(_kind)
 
 
 def dump(value: Bucket | Remembered) -> str:

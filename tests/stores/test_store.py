@@ -11,10 +11,11 @@ import attrs
 import pytest
 
 from braze_sends import ConfigurationError, MemoryStore, open_store
-from braze_sends.quota import store as module
-from braze_sends.quota.bucket import DAY, Bucket
-from braze_sends.quota.sqlite import SQLiteStore
-from braze_sends.quota.store import MEMORY, Remembered, Transaction, distrust, steady
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.window import DAY
+from braze_sends.stores import store as module
+from braze_sends.stores.sqlite import SQLiteStore
+from braze_sends.stores.store import MEMORY, Remembered, Transaction, steady
 
 
 async def test_a_workspace_begins_with_a_new_bucket() -> None:
@@ -97,13 +98,15 @@ async def test_memory_that_slept_knows_that_time_has_passed(
 
 def test_a_state_that_is_not_believed_is_a_lower_bound() -> None:
     """One request goes first, begun later than all before; what Braze counts beyond may be ours."""
-    bucket = Bucket(5.0, limit=50, used=3, reset=9e9, known=True, canaries=8, created=2, cleared=1)
-    expected = attrs.evolve(bucket, known=False, canaries=1, unknown_since=7.0, cleared=50)
-    distrust(bucket, 7.0)
+    bucket = Bucket(
+        offset=5.0, limit=50, used=3, reset=9e9, known=True, probes=8, created=2, cleared=1
+    )
+    expected = attrs.evolve(bucket, known=False, probes=1, unknown_since=7.0, cleared=50)
+    bucket.distrust(7.0)
     assert expected == bucket
-    bucket = Bucket(5.0, known=True)
-    distrust(bucket, 7.0)  # a window that is not known yet counts anew
-    assert Bucket(5.0, unknown_since=7.0) == bucket
+    bucket = Bucket(offset=5.0, known=True)
+    bucket.distrust(7.0)  # a window that is not known yet counts anew
+    assert Bucket(offset=5.0, unknown_since=7.0) == bucket
 
 
 @pytest.mark.parametrize(

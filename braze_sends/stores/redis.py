@@ -16,9 +16,9 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from braze_sends.errors import ConfigurationError, StoreError
-from braze_sends.quota.bucket import Bucket
-from braze_sends.quota.codec import dump, load_bucket, load_remembered
-from braze_sends.quota.store import MEMORY, STATE_KEPT, Transaction, distrust
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.stores.codec import dump, load_bucket, load_remembered
+from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -206,7 +206,7 @@ class RedisStore:
             opened = client.connections.opened
             fresh = client.believed.get(workspace) != opened
             if state and _may_be_old(bucket, server, kept_on, int(count) < seen, fresh=fresh):
-                distrust(bucket, transaction.now)
+                bucket.distrust(transaction.now)
             untouched, before = dump(bucket), dict(transaction.pairs)
             result = change(transaction)
             if dump(bucket) == untouched and transaction.pairs == before:
@@ -280,7 +280,7 @@ def _may_be_old(
         return set_back or server != kept_on
     # It does not tell who it is. After each new connection it may be another one, or restarted.
     # What another process has come to doubt is left alone, so that only one request goes first.
-    return fresh and (bucket.known or bucket.canaries > 1)
+    return fresh and (bucket.known or bucket.probes > 1)
 
 
 def _check(limit: asyncio.Timeout) -> None:

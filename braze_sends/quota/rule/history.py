@@ -1,6 +1,6 @@
-"""The tally: what was created in the window, by hour and campaign. To be shown; it decides nothing.
+"""What was created in the window, by hour and campaign. To be shown; it decides nothing.
 
-Pure: no clock, no I/O. A tally never changes, so that copies of a state share it.
+Pure: no clock, no I/O. A history never changes, so that copies of a state share it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import attrs
 
 from braze_sends.models import Creations
 
-#: More than a quota of 100 can fill, and ten campaigns in each hour of a day. It bounds a tally,
+#: More than a quota of 100 can fill, and ten campaigns in each hour of a day. It bounds a history,
 #: however high the limit is, to about 10 kB.
 MOST_COUNTS = 240
 #: Where no window's end clears it. Seconds.
@@ -21,7 +21,7 @@ _FIRST, _LAST = 0.0, 253_402_300_799.0
 
 
 @attrs.frozen
-class Tally:
+class History:
     """How many sends were created.
 
     Attributes:
@@ -31,14 +31,14 @@ class Tally:
 
     hours: dict[str, dict[str, int]] = attrs.field(factory=dict)
 
-    def add(self, campaign: str, epoch: float) -> Tally:
+    def add(self, campaign: str, epoch: float) -> History:
         """With one more, created at ``epoch`` by Braze's clock."""
         hour = _hour(epoch)
         hours = self.hours if hour in self.hours else self._kept(epoch)
         counts = hours.get(hour, {})
         if campaign not in counts and sum(map(len, hours.values())) >= MOST_COUNTS:
             campaign = ""
-        return Tally(hours | {hour: counts | {campaign: counts.get(campaign, 0) + 1}})
+        return History(hours | {hour: counts | {campaign: counts.get(campaign, 0) + 1}})
 
     def creations(self, epoch: float) -> tuple[Creations, ...]:
         """What is to be shown at ``epoch`` by Braze's clock: by hour, then by campaign.

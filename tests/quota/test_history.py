@@ -7,84 +7,84 @@ from datetime import UTC, datetime
 import pytest
 
 from braze_sends import Creations
-from braze_sends.quota.bucket import Bucket
-from braze_sends.quota.codec import dump
-from braze_sends.quota.tally import MOST_COUNTS, Tally
+from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.history import MOST_COUNTS, History
+from braze_sends.stores.codec import dump
 
 HOUR, DAY = 3600.0, 86_400.0
 
 
-def tallied(*added: tuple[str, float]) -> Tally:
-    tally = Tally()
+def tallied(*added: tuple[str, float]) -> History:
+    history = History()
     for campaign, epoch in added:
-        tally = tally.add(campaign, epoch)
-    return tally
+        history = history.add(campaign, epoch)
+    return history
 
 
 def test_creations_are_told_by_hour_and_campaign() -> None:
     """In the order of the hours, then of the names; an hour is the one in which it was created."""
-    tally = tallied(("b", HOUR), ("a", 2 * HOUR - 1), ("b", 2 * HOUR), ("b", 2 * HOUR + 1))
+    history = tallied(("b", HOUR), ("a", 2 * HOUR - 1), ("b", 2 * HOUR), ("b", 2 * HOUR + 1))
     first, second = (datetime(1970, 1, 1, hour, tzinfo=UTC) for hour in (1, 2))
     assert (
         Creations("a", first, 1),
         Creations("b", first, 1),
         Creations("b", second, 2),
-    ) == tally.creations(3 * HOUR)
+    ) == history.creations(3 * HOUR)
 
 
 def test_a_tally_never_changes() -> None:
     """What was made of it is another one, whether the hour was there or not."""
-    tally = tallied(("a", 0.0))
-    tally.add("a", 1.0)
-    tally.add("b", HOUR)
-    assert tallied(("a", 0.0)) == tally
+    history = tallied(("a", 0.0))
+    history.add("a", 1.0)
+    history.add("b", HOUR)
+    assert tallied(("a", 0.0)) == history
 
 
 def test_what_is_older_than_a_day_goes() -> None:
     """When something is added in a new hour; and it is not shown before that."""
-    tally = tallied(("a", HOUR - 1), ("b", HOUR))
+    history = tallied(("a", HOUR - 1), ("b", HOUR))
     late = DAY + HOUR
-    assert ["b"] == [one.campaign_id for one in tally.creations(late)]
-    assert tallied(("b", HOUR), ("c", late)) == tally.add("c", late)
+    assert ["b"] == [one.campaign_id for one in history.creations(late)]
+    assert tallied(("b", HOUR), ("c", late)) == history.add("c", late)
 
 
 def test_an_hour_is_kept_until_all_of_it_is_older_than_a_day() -> None:
     """A day that does not begin with an hour is in 25 of them."""
-    tally = tallied(*(("a", hour * HOUR) for hour in range(100)))
+    history = tallied(*(("a", hour * HOUR) for hour in range(100)))
     assert list(range(99 - 24, 100)) == [
-        one.hour.timestamp() // HOUR for one in tally.creations(99 * HOUR)
+        one.hour.timestamp() // HOUR for one in history.creations(99 * HOUR)
     ]
 
 
 def test_it_stays_small() -> None:
     """Whoever finds no place is counted under no name; whoever has one is counted on."""
     names = [f"{n:036}" for n in range(5000)]
-    tally = tallied(*((name, 0.0) for name in names), (names[0], 1.0))
-    counts = {one.campaign_id: one.count for one in tally.creations(0.0)}
+    history = tallied(*((name, 0.0) for name in names), (names[0], 1.0))
+    counts = {one.campaign_id: one.count for one in history.creations(0.0)}
     assert (MOST_COUNTS + 1, 2) == (len(counts), counts[names[0]])
     assert len(names) - MOST_COUNTS == counts[""]
     for hour in range(24):
         for name in names[:1000]:
-            tally = tally.add(name, hour * HOUR)
-    assert len(dump(Bucket(offset=0.0, tally=tally))) < 12_000
-    assert 5001 + 24_000 == sum(one.count for one in tally.creations(DAY))
+            history = history.add(name, hour * HOUR)
+    assert len(dump(Bucket(offset=0.0, history=history))) < 12_000
+    assert 5001 + 24_000 == sum(one.count for one in history.creations(DAY))
 
 
 def test_all_of_a_days_quota_find_their_place() -> None:
     """Each of the 100 of another campaign, in whatever hours."""
-    tally = tallied(*((f"{n}", n * 0.24 * HOUR) for n in range(100)))
-    assert {f"{n}" for n in range(100)} == {one.campaign_id for one in tally.creations(DAY)}
+    history = tallied(*((f"{n}", n * 0.24 * HOUR) for n in range(100)))
+    assert {f"{n}" for n in range(100)} == {one.campaign_id for one in history.creations(DAY)}
 
 
 def test_an_hour_that_is_none_is_told() -> None:
     """Somebody has changed the record by hand."""
     with pytest.raises(ValueError, match="noon"):
-        Tally({"noon": {"a": 1}}).creations(0.0)
+        History({"noon": {"a": 1}}).creations(0.0)
 
 
 @pytest.mark.parametrize("epoch", [-1e12, -1.0, 1e12, 1e300])
 def test_a_clock_that_is_absurd_harms_nothing(epoch: float) -> None:
     """What it counts is shown in the first or last hour that can be named."""
-    tally = tallied(("a", epoch))
-    (creations,) = tally.creations(epoch)
+    history = tallied(("a", epoch))
+    (creations,) = history.creations(epoch)
     assert 1 == creations.count

@@ -21,10 +21,11 @@ from types import SimpleNamespace
 import pytest
 
 from braze_sends import ConfigurationError, SendId, SendsClient, StoreError, open_store
-from braze_sends.quota import sqlite as module
-from braze_sends.quota.bucket import DAY, Answer, Ask, Grant, Window
-from braze_sends.quota.sqlite import SQLiteStore
-from braze_sends.quota.store import MEMORY, STATE_KEPT, Remembered, Transaction, steady
+from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading
+from braze_sends.quota.rule.window import DAY
+from braze_sends.stores import sqlite as module
+from braze_sends.stores.sqlite import SQLiteStore
+from braze_sends.stores.store import MEMORY, STATE_KEPT, Remembered, Transaction, steady
 from braze_sends.testing import FakeBraze
 from braze_sends.testing.store_conformance import increment, look, remembers
 from tests.waiting import PATIENCE, until
@@ -292,7 +293,7 @@ async def test_a_file_that_cannot_be_made_is_told_why(
 def knows(transaction: Transaction) -> None:
     """A state that is believed."""
     bucket = transaction.bucket
-    bucket.used, bucket.known, bucket.canaries = 3, True, 4
+    bucket.used, bucket.known, bucket.probes = 3, True, 4
 
 
 async def doubts(store: SQLiteStore) -> bool:
@@ -301,7 +302,7 @@ async def doubts(store: SQLiteStore) -> bool:
     assert 3 == transaction.bucket.used
     if transaction.bucket.known:
         return False
-    assert 1 == transaction.bucket.canaries
+    assert 1 == transaction.bucket.probes
     assert transaction.now - PATIENCE < transaction.bucket.unknown_since <= transaction.now
     return True
 
@@ -594,7 +595,7 @@ async def test_somebody_else_may_be_first(path: Path) -> None:
 
 FORK = """
 import asyncio, os, sys
-from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.testing.store_conformance import increment
 
 store = SQLiteStore(sys.argv[1])
@@ -634,7 +635,7 @@ def test_a_fork_opens_the_file_for_itself(path: Path, end: str) -> None:
 
 OUTLIVES = """
 import asyncio, os, sys
-from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.testing.store_conformance import increment
 
 store = SQLiteStore(sys.argv[1])
@@ -672,7 +673,7 @@ import asyncio, os, signal, sqlite3, sys, threading, time
 
 # Hooks run in the reverse order: this one after the store's, and ``ending.start`` before it.
 os.register_at_fork(before=lambda: ending.join())
-from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.testing.store_conformance import increment
 
 
@@ -724,7 +725,7 @@ def test_a_fork_in_the_middle_of_a_transaction_harms_nobody(path: Path) -> None:
 
 NEVER_CLOSED = """
 import asyncio, gc, sys
-from braze_sends.quota.sqlite import SQLiteStore
+from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.testing.store_conformance import increment
 
 store = SQLiteStore(sys.argv[1])
@@ -841,7 +842,7 @@ async def test_processes_of_two_releases_agree_on_the_time(
         time=lambda: wall, monotonic=lambda: monotonic, clock_gettime=lambda _: monotonic + slept
     )
     monkeypatch.setattr(module, "time", clocks)
-    monkeypatch.setattr("braze_sends.quota.store.time", clocks)
+    monkeypatch.setattr("braze_sends.stores.store.time", clocks)
     with outsider(path) as old:
 
         def of_older() -> float:
@@ -925,7 +926,7 @@ def creates(day: int, group: int, reset: float) -> Callable[[Transaction], None]
             ask = Ask(f"{day}.{n}", 1, f"pair-{day}-{n}", 10.0)
             (grant,) = bucket.reserve([ask], now)
             assert isinstance(grant, Grant)
-            bucket.finish(ask, grant, Answer(True, window=Window(100, n + 1, reset)), now)
+            bucket.finish(ask, grant, Answer(True, window=Reading(100, n + 1, reset)), now)
             transaction.pairs[f"pair-{day}-{n}"] = Remembered(f"story-{day}-{n}")
 
     return change

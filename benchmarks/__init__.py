@@ -1,0 +1,1 @@
+"""What `braze_sends` costs beside other ways to do the same; ``python -m benchmarks``."""

@@ -1,0 +1,1 @@
+"""The quota rule. Pure: no clock, no randomness, no I/O."""

@@ -1,0 +1,275 @@
+"""Slots that are taken, or may be, beyond what the headers have told: open leases, and what is
+unconfirmed.
+
+All times are on the steady clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+
+import attrs
+
+from braze_sends.quota.rule.history import History
+from braze_sends.quota.rule.messages import Ask
+
+#: More than any limit.
+NO_LIMIT = 1 << 62
+#: No attempt takes longer, in seconds: a lease that would is damaged.
+LONGEST_TIMEOUT = 3600.0
+#: Past its attempt's timeout, what a lease is allowed for its owner to say how it ended.
+LEASE_GRACE = 5.0
+#: So many timeouts after an attempt began, Braze is done with it, whatever came of it.
+RIPE_TIMEOUTS = 3
+
+
+@attrs.frozen
+class Lease:
+    """An open lease; ``attempt`` is ``None`` between two attempts.
+
+    ``asks_unconfirmed`` and ``asks_limit`` mark a probe, which goes though nothing is free: its
+    answer tells whether the ripe doubts were real, or whether the limit is as high as was sighted.
+    """
+
+    pair: str | None
+    attempt: int | None
+    begun: float
+    deadline: float
+    ripe: float
+    asks_unconfirmed: bool = False
+    asks_limit: bool = False
+
+
+@attrs.frozen
+class Unconfirmed:
+    """A slot that may be, or is, spent beyond what the headers have told.
+
+    Attributes:
+        pair: what may have been created; ``None`` if that is known by now.
+        begun: when its attempt did.
+        ripe: a believed answer to a request begun at or after this has counted it, if ever it is
+            counted.
+        certain: a success without headers.
+        asked: a probe for it was refused: it stays until the window ends.
+    """
+
+    pair: str | None
+    begun: float
+    ripe: float
+    certain: bool = False
+    asked: bool = False
+
+    @property
+    def may_exist(self) -> bool:
+        """Whether it may be, or is, a send of its own: one that an own limit has to count."""
+        return self.certain or self.pair is not None
+
+
+@attrs.define(slots=False)
+class Ledger:
+    """Leases, unconfirmed slots, and what was created through this store.
+
+    Attributes:
+        leases: by their names.
+        unconfirmed: slots, by the names of their attempts.
+        created: sends created in the window that ends at ``created_reset``.
+        cleared: doubts cleared in it, each of which may have been a create.
+        history: what was created in the window, to be shown.
+        unsettled: pairs whose doubts were cleared without an answer; whoever keeps the state
+            remembers them. Not part of it.
+    """
+
+    created: int = 0
+    cleared: int = 0
+    created_reset: float | None = None
+    history: History = attrs.field(factory=History)
+    leases: dict[str, Lease] = attrs.field(factory=dict)
+    unconfirmed: dict[str, Unconfirmed] = attrs.field(factory=dict)
+    unsettled: list[str] = attrs.field(factory=list, init=False, eq=False, repr=False)
+    # Found by their pairs and in the order of their deadlines, so that none is looked at in vain.
+    # An entry whose lease has ended meanwhile is dropped when its turn comes.
+    _holders: dict[str, str] = attrs.field(init=False, eq=False, repr=False)
+    _deadlines: list[tuple[float, str]] = attrs.field(init=False, eq=False, repr=False)
+    _last_deadline: float = attrs.field(init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._holders = {
+            lease.pair: name for name, lease in self.leases.items() if lease.pair is not None
+        }
+        self._deadlines = [(lease.deadline, name) for name, lease in self.leases.items()]
+        heapify(self._deadlines)
+        self._last_deadline = max((when for when, _ in self._deadlines), default=-math.inf)
+
+    # --- leases ----------------------------------------------------------------------------------
+
+    def open(self, ask: Ask, now: float, *, asks_unconfirmed: bool, asks_limit: bool) -> None:
+        """Begin an attempt; its create may have the lease already."""
+        lease = Lease(
+            pair=ask.pair,
+            attempt=ask.attempt,
+            begun=now,
+            deadline=now + ask.timeout + LEASE_GRACE,
+            ripe=now + RIPE_TIMEOUTS * ask.timeout,
+            asks_unconfirmed=asks_unconfirmed,
+            asks_limit=asks_limit,
+        )
+        self.leases[ask.lease] = lease
+        if ask.pair is not None:
+            self._holders[ask.pair] = ask.lease
+        heappush(self._deadlines, (lease.deadline, ask.lease))
+        self._last_deadline = max(self._last_deadline, lease.deadline)
+
+    def rest(self, name: str) -> None:
+        """Keep a lease between two attempts."""
+        self.leases[name] = attrs.evolve(self.leases[name], attempt=None)
+
+    def end(self, name: str) -> Lease | None:
+        """Take a lease away."""
+        lease = self.leases.pop(name, None)
+        if lease is not None and lease.pair is not None and self._holders.get(lease.pair) == name:
+            del self._holders[lease.pair]
+        return lease
+
+    def give_up(self, name: str, now: float) -> Lease | None:
+        """End a lease whose attempt, if one is under way, will not be told of: it is in doubt.
+
+        Returns:
+            the lease, if an attempt was under way.
+        """
+        lease = self.end(name)
+        if lease is None or lease.attempt is None:
+            return None
+        ripe = min(lease.ripe, now + RIPE_TIMEOUTS * LONGEST_TIMEOUT)
+        self.unconfirmed[f"{name}.{lease.attempt}"] = Unconfirmed(
+            lease.pair or name, lease.begun, ripe
+        )
+        return lease
+
+    def expired(self, now: float) -> list[str]:
+        """The leases whose owners are taken for dead."""
+        latest = now + LONGEST_TIMEOUT + LEASE_GRACE
+        if self._last_deadline > latest:  # a record is damaged
+            self._last_deadline = latest
+            return [
+                name for name, lease in self.leases.items() if not now < lease.deadline <= latest
+            ]
+        names = []
+        while self.next_deadline() <= now:
+            names.append(heappop(self._deadlines)[1])
+        return names
+
+    def next_deadline(self) -> float:
+        """When the next lease expires; infinite if none is open."""
+        while self._deadlines:
+            deadline, name = self._deadlines[0]
+            lease = self.leases.get(name)
+            if lease is not None and lease.deadline == deadline:
+                return deadline
+            heappop(self._deadlines)
+        return math.inf
+
+    def holder(self, ask: Ask) -> Lease | None:
+        """The lease of another create of the same pair."""
+        name = None if ask.pair is None else self._holders.get(ask.pair)
+        return None if name is None or name == ask.lease else self.leases[name]
+
+    def begun_since(self, then: float) -> int:
+        """How many attempts that are under way began at ``then`` or later."""
+        return sum(
+            lease.attempt is not None and lease.begun >= then for lease in self.leases.values()
+        )
+
+    # --- unconfirmed slots -----------------------------------------------------------------------
+
+    def doubted(self) -> set[str]:
+        """The pairs that may have been created."""
+        pairs = {slot.pair for slot in self.unconfirmed.values() if not slot.certain}
+        return {pair for pair in pairs if pair is not None}
+
+    def doubts(self) -> int:
+        """How many slots are in doubt."""
+        return sum(not slot.certain for slot in self.unconfirmed.values())
+
+    def settle_pair(self, pair: str) -> None:
+        """A pair exists: what is open for it stays, and is about the quota alone.
+
+        Without this, a doubt of it that is cleared later would put it in doubt again.
+        """
+        for name, slot in self.unconfirmed.items():
+            if slot.pair == pair:
+                self.unconfirmed[name] = attrs.evolve(slot, pair=None)
+        holder = self._holders.pop(pair, None)
+        if holder is not None:
+            self.leases[holder] = attrs.evolve(self.leases[holder], pair=None)
+
+    def keep_unconfirmed(self, wanted: Callable[[Unconfirmed], bool]) -> None:
+        """Drop all others; what they leave in doubt is to be remembered."""
+        for name, slot in list(self.unconfirmed.items()):
+            if not wanted(slot):
+                del self.unconfirmed[name]
+                if slot.pair is not None and not slot.certain:
+                    self.unsettled.append(slot.pair)
+
+    def clear_unconfirmed(self, begun: float, window_begins: float) -> None:
+        """A believed answer came to a request begun at ``begun``: it has counted what was ripe."""
+        for slot in self.unconfirmed.values():
+            if begun >= slot.ripe > window_begins:
+                ours = slot.certain and slot.begun > window_begins
+                self.created += ours
+                self.cleared += slot.may_exist and not ours
+        self.keep_unconfirmed(lambda slot: begun < slot.ripe)
+
+    def refuse_unconfirmed(self, begun: float) -> None:
+        """The probe that began then was refused: what was ripe is taken until the window ends."""
+        for name, slot in self.unconfirmed.items():
+            if slot.ripe <= begun:
+                self.unconfirmed[name] = attrs.evolve(slot, asked=True)
+
+    def in_vain(self, used: int, learned: float) -> list[float]:
+        """When each slot ripens that may be one too many, the first one first.
+
+        A doubt may be, and a success without headers that ``used`` includes already.
+        """
+        slots = [slot for slot in self.unconfirmed.values() if not slot.asked]
+        certain = sorted(slot.ripe for slot in slots if slot.certain)
+        doubts = [slot.ripe for slot in slots if not slot.certain]
+        return sorted(doubts + certain[: self.included(used, learned)])
+
+    def included(self, used: int, learned: float) -> int:
+        """How many successes without headers ``used`` may include: those from before ``learned``,
+        the last believed answer, and no more than it exceeds what has told its headers."""
+        before = sum(
+            slot.certain and not slot.asked and slot.begun < learned
+            for slot in self.unconfirmed.values()
+        )
+        return max(0, min(before, used - self.created))
+
+    # --- the caller's own limit ------------------------------------------------------------------
+
+    def own_room(self, own_limit: int | None, counted: int) -> int:
+        """What is left of the caller's own limit, of whose window ``counted`` are counted."""
+        if own_limit is None:
+            return NO_LIMIT
+        # A cleared doubt may have been a create, and a create may have been counted in the window
+        # before; but no more were than the headers count.
+        made = min(self.created + self.cleared, counted)
+        return (
+            own_limit
+            - made
+            - len(self.leases)
+            - sum(c.may_exist for c in self.unconfirmed.values())
+        )
+
+    def begin_counts(self) -> None:
+        """A new window begins."""
+        self.created = self.cleared = 0
+        self.history = History()
+
+    def count_from(self, reset: float, same: float) -> None:
+        """A believed answer names a window: unless its reset is within ``same`` seconds of the one
+        that was counted in, or before it, the counts begin anew."""
+        if self.created_reset is None or reset > self.created_reset + same:
+            self.created = self.cleared = 0
+        self.created_reset = reset

@@ -1,0 +1,1 @@
+"""Where the quota lives: each store makes one transition at a time atomic, and decides nothing."""

@@ -1,0 +1,35 @@
+"""Which store a URL names."""
+
+from __future__ import annotations
+
+from braze_sends.errors import ConfigurationError
+from braze_sends.stores.memory import MemoryStore
+from braze_sends.stores.store import Store
+
+
+def open_store(url: str) -> Store:
+    """The store that ``url`` names.
+
+    Args:
+        url: ``memory://``; ``sqlite:///quota.db`` (relative) or ``sqlite:////var/lib/quota.db``;
+            ``redis://``, ``rediss://`` or ``unix://`` (extra ``redis``).
+
+    Raises:
+        ConfigurationError: there is no such kind of store, or what it needs is not installed.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "memory" and not rest:
+        return MemoryStore()
+    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
+        from braze_sends.stores.sqlite import SQLiteStore
+
+        return SQLiteStore(rest[1:])
+    if separator and scheme in ("redis", "rediss", "unix"):
+        from braze_sends.stores.redis import RedisStore
+
+        return RedisStore(url)
+    # Not the URL itself: it may hold a password, or be a key in the wrong place.
+    shown = f"{scheme[:20]}://…" if separator else "given"
+    raise ConfigurationError(
+        f"unknown store {shown}: use memory://, sqlite:///file.db, redis://host/0, or pass a Store"
+    )
