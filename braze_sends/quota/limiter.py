@@ -1,10 +1,13 @@
-"""Who waits for the quota, in this process: a queue, one timer, and transactions in groups.
+"""Who waits for the quota, in this process: lines, one timer, and transactions in groups.
 
 **What must hold.** Whoever is granted a lease gets it or gives it back, wherever cancellation
 strikes. What is known of a pair is never replaced by a doubt. A waiter is woken by each event that
 could serve it: an answer, a lease's deadline, the window's end, the end of its own budget. No
-transaction is interrupted, since it runs in a task that no caller owns; its operations can be
-repeated without harm. A wait for quota outlives a store that is away for a moment.
+transaction is interrupted, since it runs in a task that no caller owns, or without suspending; its
+operations can be repeated without harm. A wait for quota outlives a store that is away for a moment.
+
+Those who ask for the same stand in one line, and only its front goes into a transaction: nobody
+behind it can be served before. Who joins is looked up once, since its pair may exist already.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import itertools
 import math
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from datetime import UTC, datetime
+from heapq import heappop, heappush
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -28,6 +32,7 @@ from braze_sends.models import QuotaStatus
 from braze_sends.quota.rule.history import History
 from braze_sends.quota.rule.ledger import LEASE_GRACE
 from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reason, Status, Wait
+from braze_sends.stores.memory import MemoryStore
 from braze_sends.stores.store import Remembered, Store, Transaction, steady
 
 T = TypeVar("T")
@@ -58,16 +63,16 @@ class WaitBudget:
         in_doubt: whether an attempt for the pair, of whoever, was seen to be in doubt.
         undoubted: it was not when this create was granted a lease, and no attempt of it has left
             since. If that lease ran out, others took the pair for one in doubt; we know better.
-        ticket: its place in the queue, kept over its attempts.
-        on_pair_wait: called after each look at the queue: whether the create waits only for its own
-            pair, which is under way elsewhere.
+        on_pair_wait: called when the create begins, or ends, to wait only for its own pair, which
+            is under way elsewhere.
+        ticket: its place in line, kept over its attempts.
     """
 
     left: float
     in_doubt: bool = False
     undoubted: bool = False
-    ticket: int = attrs.field(factory=lambda: next(_tickets))
     on_pair_wait: Callable[[bool], None] = lambda waits: None
+    ticket: int = attrs.field(factory=lambda: next(_tickets))
 
 
 @attrs.frozen
@@ -88,22 +93,81 @@ class Held:
 
 @attrs.define(eq=False)
 class _Waiter:
+    """One create in line.
+
+    Attributes:
+        future: what its caller awaits.
+        line: where it stands; ``None`` if it waits for its pair alone.
+        joined: what the line's meter showed when it joined.
+    """
+
     ask: Ask
     budget: WaitBudget
     future: asyncio.Future[Held | Remembered]
-    waits_since: float | None = None
+    line: _Line | None = None
+    joined: float = 0.0
 
-    def budget_left(self, now: float) -> float:
-        """What is left of the budget in a wait for quota; infinite in no such wait."""
-        if self.waits_since is None:
-            return math.inf
-        return self.budget.left - (now - self.waits_since)
 
-    def spend(self, now: float) -> None:
-        """Take the wait for quota that ends now from the budget."""
-        if self.waits_since is not None:
-            self.budget.left = self.budget_left(now)
-            self.waits_since = None
+@attrs.define(eq=False)
+class _Line:
+    """Those who ask for the same, in the order of their tickets.
+
+    Attributes:
+        waiters: by their tickets.
+        counting: loop time since which they wait for quota; ``None`` while they wait for a probe,
+            which takes nothing from their budgets.
+        counted: seconds that they waited for quota before.
+        ends: what the meter shows when a budget ends, and whose, the first one first. A waiter
+            may have left meanwhile.
+    """
+
+    waiters: dict[int, _Waiter] = attrs.field(factory=dict)
+    counting: float | None = None
+    counted: float = 0.0
+    ends: list[tuple[float, int]] = attrs.field(factory=list)
+
+    def meter(self, now: float) -> float:
+        """Seconds of waiting for quota that this line has seen."""
+        return self.counted if self.counting is None else self.counted + now - self.counting
+
+    def count(self, waits: bool, now: float) -> None:
+        """From now on its waiters wait for quota, or do not."""
+        self.counted = self.meter(now)
+        self.counting = now if waits else None
+
+    def join(self, waiter: _Waiter, now: float) -> None:
+        ticket = waiter.budget.ticket
+        late_comer = not self.waiters or ticket > next(reversed(self.waiters))
+        self.waiters[ticket] = waiter
+        if not late_comer:  # a further attempt keeps the place of the first
+            self.waiters = dict(sorted(self.waiters.items()))
+        waiter.line, waiter.joined = self, self.meter(now)
+        heappush(self.ends, (waiter.joined + waiter.budget.left, ticket))
+
+    def leave(self, waiter: _Waiter, now: float) -> None:
+        del self.waiters[waiter.budget.ticket]
+        waiter.budget.left -= self.meter(now) - waiter.joined
+        waiter.line = None
+
+    def first_end(self) -> tuple[float, _Waiter | None]:
+        """What the meter shows when the next budget ends, and whose it is."""
+        while self.ends:
+            end, ticket = self.ends[0]
+            waiter = self.waiters.get(ticket)
+            if waiter is not None and waiter.joined + waiter.budget.left == end:
+                return end, waiter
+            heappop(self.ends)
+        return math.inf, None
+
+    def spent(self, within: float, now: float) -> Iterator[_Waiter]:
+        """Those whose budgets end before they will have waited for ``within`` seconds more."""
+        while True:
+            end, waiter = self.first_end()
+            left = end - self.meter(now)
+            if waiter is None or (INSTANT < left >= within and within != math.inf):
+                return
+            heappop(self.ends)
+            yield waiter
 
 
 @attrs.define(eq=False)
@@ -113,17 +177,104 @@ class _Operation:
     future: asyncio.Future[Any]
 
 
-@attrs.frozen
+@attrs.define
 class _Outcome:
-    """What one transaction gave."""
+    """What one transaction gave.
+
+    Attributes:
+        now: the steady clock.
+        results: of the operations.
+        decisions: by the leases of those who asked.
+        doubted: the leases of those whose pairs are in doubt.
+        passing: the leases of those who may pass others.
+        statuses: under the own limit of each who waits for quota.
+        room: tokens that are free.
+        next_change: when something changes by itself, on the steady clock.
+    """
 
     now: float
     results: list[Any]
-    decisions: list[Grant | Remembered | Wait]
-    doubted: frozenset[str]
-    statuses: dict[int | None, Status]  # under the own limit of each who asked
-    offset: float
-    next_change: float
+    decisions: dict[str, Grant | Remembered | Wait] = attrs.field(factory=dict)
+    doubted: set[str] = attrs.field(factory=set)
+    passing: set[str] = attrs.field(factory=set)
+    statuses: dict[int | None, Status] = attrs.field(factory=dict)
+    room: int = 0
+    next_change: float = math.inf
+
+
+@attrs.define(eq=False)
+class _Group:
+    """What goes into one transaction.
+
+    Attributes:
+        operations: they come first.
+        front: those who may be served, in the order of their tickets.
+        behind: those who stand behind them, and whose pairs have not been looked up.
+        fresh: the tickets of those who have not been looked up.
+        process: names this process where others share the store.
+        others: whether somebody else waits.
+        started: loop time.
+        ahead: see ``Held``.
+    """
+
+    operations: list[_Operation]
+    front: list[_Waiter]
+    behind: list[_Waiter]
+    fresh: dict[int, _Waiter]
+    process: str | None
+    others: bool
+    started: float
+    ahead: float
+
+    @property
+    def pairs(self) -> set[str]:
+        """The pairs whose memory is looked at."""
+        pairs = {operation.pair for operation in self.operations}
+        pairs |= {waiter.ask.pair for waiter in self.front}
+        pairs |= {waiter.ask.pair for waiter in self.behind}
+        return {pair for pair in pairs if pair is not None}
+
+    def change(self, transaction: Transaction) -> _Outcome:
+        """The transition. Pure; a store may call it again."""
+        bucket, now = transaction.bucket, transaction.now
+        bucket.advance(now)
+        outcome = _Outcome(now, [operation.run(transaction) for operation in self.operations])
+        for pair in bucket.unsettled:
+            transaction.pairs.setdefault(pair, Remembered(None))
+        bucket.unsettled.clear()
+        if self.front:
+            self._decide(transaction, outcome)
+        outcome.room = bucket.room()
+        if self.others or any(isinstance(one, Wait) for one in outcome.decisions.values()):
+            outcome.next_change = bucket.next_change(now)
+        return outcome
+
+    def _decide(self, transaction: Transaction, outcome: _Outcome) -> None:
+        bucket, doubted = transaction.bucket, transaction.bucket.doubted()
+        asking: list[Ask] = []
+        passed = False
+        for waiter in (*self.front, *self.behind):
+            ask = waiter.ask
+            memory = None if ask.pair is None else transaction.pairs.get(ask.pair)
+            if memory is not None and memory.send_id is not None:
+                bucket.close(ask.lease)
+                outcome.decisions[ask.lease] = memory
+                continue
+            repeat = ask.pair in doubted
+            if (memory is not None or repeat) and not waiter.budget.undoubted:
+                ask = attrs.evolve(ask, in_doubt=True)
+                outcome.doubted.add(ask.lease)
+            if ask.in_doubt or repeat:
+                outcome.passing.add(ask.lease)
+            elif waiter in self.behind:
+                continue
+            asking.append(ask)
+        for ask, decision in zip(
+            asking, bucket.reserve(asking, outcome.now, self.process), strict=True
+        ):
+            outcome.decisions[ask.lease] = decision
+            if isinstance(decision, Wait) and decision.reason is Reason.QUOTA:
+                outcome.statuses[ask.own_limit] = bucket.status(ask.own_limit)
 
 
 class Limiter:
@@ -134,10 +285,16 @@ class Limiter:
 
     def __init__(self, store: Store, workspace: str, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
+        # A class derived from it may do something else in ``transact``.
+        self._run_in_place = store.run if type(store) is MemoryStore else None
         self._workspace = workspace
         self._loop = loop
         self._process = uuid.uuid4().hex[:8] if store.shared else None
-        self._queue: dict[int, _Waiter] = {}
+        self._lines: dict[tuple[int, int | None, bool], _Line] = {}
+        self._fresh: dict[int, _Waiter] = {}
+        self._for_pair: dict[int, _Waiter] = {}
+        self._look_at_pairs = False
+        self._room = 1
         self._operations: list[_Operation] = []
         self._committing: asyncio.Task[None] | None = None
         self._look_again = False
@@ -166,20 +323,20 @@ class Limiter:
             StoreError: the store cannot be used.
         """
         waiter = _Waiter(ask, budget, self._loop.create_future())
-        late_comer = not self._queue or budget.ticket > next(reversed(self._queue))
-        self._queue[budget.ticket] = waiter
-        if not late_comer:  # a further attempt keeps the place of the first
-            self._queue = dict(sorted(self._queue.items()))
+        self._join(waiter, in_doubt=False, now=self._loop.time())
+        self._fresh[budget.ticket] = waiter
         self._kick()
         try:
             return await waiter.future
         except asyncio.CancelledError:
-            self._queue.pop(budget.ticket, None)
+            self._leave(waiter, self._loop.time())
             if not waiter.future.cancelled():
                 waiter.future.exception()  # seen
             # The next transaction gives back whatever this one has granted meanwhile.
             with contextlib.suppress(StoreError):
-                await self._run(lambda held: held.bucket.close(ask.lease, ask.attempt))
+                await self._operate(
+                    lambda held: held.bucket.close(ask.lease, ask.attempt), ask.pair
+                )
             raise
 
     async def finish(
@@ -209,11 +366,11 @@ class Limiter:
             if known is not None and known.send_id is not None:
                 transaction.bucket.settle_pair(ask.pair)
 
-        await self._run(settle, ask.pair)
+        await self._operate(settle, ask.pair)
 
     async def close(self, ask: Ask) -> None:
         """Give up the lease of a create that makes no further attempt."""
-        await self._run(lambda transaction: transaction.bucket.close(ask.lease))
+        await self._operate(lambda transaction: transaction.bucket.close(ask.lease), ask.pair)
 
     async def recall(self, pair: str) -> Remembered | None:
         """What is remembered of a pair that exists.
@@ -221,13 +378,13 @@ class Limiter:
         Raises:
             StoreError: the store cannot be used.
         """
-        memory: Remembered | None = await self._run(
+        memory: Remembered | None = await self._operate(
             lambda transaction: transaction.pairs.get(pair), pair
         )
         return memory if memory is not None and memory.send_id is not None else None
 
     async def status(self, own_limit: int | None) -> QuotaStatus:
-        """The quota as the store knows it, under the caller's own ``own_limit``.
+        """The quota as the store knows it, under the caller's ``own_limit``.
 
         Raises:
             StoreError: the store cannot be used.
@@ -235,9 +392,9 @@ class Limiter:
 
         def look(transaction: Transaction) -> tuple[Status, History, float]:
             bucket = transaction.bucket
-            return bucket.status(own_limit), bucket.history, transaction.now + bucket.offset
+            return bucket.status(own_limit), bucket.history, bucket.braze_time(transaction.now)
 
-        status, history, braze_now = await self._run(look)
+        status, history, braze_now = await self._operate(look)
         try:
             creations = history.creations(braze_now)
         except ValueError:
@@ -262,16 +419,73 @@ class Limiter:
         Raises:
             StoreError: the store cannot be used.
         """
-        await self._run(lambda transaction: transaction.bucket.forget(transaction.now))
+        await self._operate(lambda transaction: transaction.bucket.forget(transaction.now))
+
+    @property
+    def waiting(self) -> list[int]:
+        """The tickets of those who wait, the first one first."""
+        waiting = [*self._for_pair]
+        for line in self._lines.values():
+            waiting += line.waiters
+        return sorted(waiting)
 
     async def drain(self) -> None:
         """Wait until nothing is on its way to the store."""
         while self._committing is not None:
             await asyncio.wait([self._committing])
 
+    # --- who waits -------------------------------------------------------------------------------
+
+    def _join(self, waiter: _Waiter, *, in_doubt: bool, now: float) -> None:
+        # Those in doubt may pass: they stand in a line of their own.
+        key = waiter.ask.headroom, waiter.ask.own_limit, in_doubt
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line()
+        line.join(waiter, now)
+
+    def _leave(self, waiter: _Waiter, now: float) -> None:
+        """It waits no more, or elsewhere."""
+        ticket = waiter.budget.ticket
+        self._fresh.pop(ticket, None)
+        if self._for_pair.pop(ticket, None) is not None:
+            waiter.budget.on_pair_wait(False)
+        if waiter.line is not None:
+            waiter.line.leave(waiter, now)
+
+    def _gather(self) -> _Group:
+        """What goes into the next transaction."""
+        self._look_again = False
+        operations, self._operations = self._operations, []
+        fresh, self._fresh = self._fresh, {}
+        front: dict[int, _Waiter] = {}
+        if self._for_pair:
+            pairs = {operation.pair for operation in operations}
+            for ticket, waiter in self._for_pair.items():
+                if self._look_at_pairs or waiter.ask.pair in pairs:
+                    front[ticket] = waiter
+            self._look_at_pairs = False
+        for key, line in list(self._lines.items()):
+            if not line.waiters:
+                del self._lines[key]
+            passing = key[2]  # each of these may go before those in front of it
+            most = len(line.waiters) if passing else max(1, self._room)
+            front |= itertools.islice(line.waiters.items(), most)
+        started = self._loop.time()
+        return _Group(
+            operations=operations,
+            front=[front[ticket] for ticket in sorted(front)],
+            behind=[waiter for ticket, waiter in fresh.items() if ticket not in front],
+            fresh=fresh,
+            process=self._process,
+            others=len(self._for_pair) > 0,
+            started=started,
+            ahead=steady() - started,
+        )
+
     # --- transactions ----------------------------------------------------------------------------
 
-    async def _run(self, change: Callable[[Transaction], T], pair: str | None = None) -> T:
+    async def _operate(self, change: Callable[[Transaction], T], pair: str | None = None) -> T:
         operation = _Operation(change, pair, self._loop.create_future())
         self._operations.append(operation)
         self._kick()
@@ -281,9 +495,20 @@ class Limiter:
     def _kick(self) -> None:
         """See to it that a transaction takes place with what has gathered."""
         self._look_again = True
-        if self._committing is None:
+        if self._committing is not None:
+            return
+        if self._run_in_place is None:
             self._committing = self._loop.create_task(self._commit())
             self._committing.add_done_callback(self._committed)
+            return
+        while self._look_again:
+            group = self._gather()
+            try:
+                outcome = self._run_in_place(self._workspace, group.pairs, group.change)
+            except Exception as error:  # nobody may be left waiting
+                self._fail(error, group)
+            else:
+                self._deliver(outcome, group)
 
     def _committed(self, task: asyncio.Task[None]) -> None:
         self._committing = None
@@ -293,107 +518,82 @@ class Limiter:
 
     async def _commit(self) -> None:
         while self._look_again:
-            self._look_again = False
-            operations, self._operations = self._operations, []
-            waiters = list(self._queue.values())
-            started = self._loop.time()
-            ahead = steady() - started
+            group = self._gather()
             try:
-                outcome = await self._transact(operations, waiters)
+                outcome = await self._store.transact(self._workspace, group.pairs, group.change)
             except asyncio.CancelledError:
-                self._operations = operations + self._operations
-                self._look_again = True
+                self._operations = group.operations + self._operations
+                self._fresh = group.fresh | self._fresh
+                self._look_again = self._look_at_pairs = True
                 raise
             except Exception as error:  # whatever a store raises, nobody may be left waiting
-                self._fail(error, operations, waiters)
-                self._arm(self._pause)
-                continue
-            self._away_since = None
-            for operation, result in zip(operations, outcome.results, strict=True):
-                if not operation.future.done():
-                    operation.future.set_result(result)
-            self._deliver(waiters, outcome, started, ahead)
-            self._arm(outcome.next_change - outcome.now + random.uniform(0, JITTER))
+                self._fail(error, group)
+            else:
+                self._deliver(outcome, group)
 
-    async def _transact(self, operations: list[_Operation], waiters: list[_Waiter]) -> _Outcome:
-        asks = [waiter.ask for waiter in waiters]
-        undoubted = {waiter.ask.lease for waiter in waiters if waiter.budget.undoubted}
-        pairs = {pair for pair in (o.pair for o in operations) if pair is not None}
-        pairs |= {ask.pair for ask in asks if ask.pair is not None}
-
-        def change(transaction: Transaction) -> _Outcome:
-            bucket, now = transaction.bucket, transaction.now
-            bucket.advance(now)
-            results = [operation.run(transaction) for operation in operations]
-            for pair in bucket.unsettled:
-                transaction.pairs.setdefault(pair, Remembered(None))
-            doubted = bucket.doubted()
-            memories = {ask.lease: transaction.pairs.get(ask.pair or "") for ask in asks}
-            known = {
-                lease: memory for lease, memory in memories.items() if memory and memory.send_id
-            }
-            for lease in known:
-                bucket.close(lease)
-            asking = [
-                attrs.evolve(
-                    ask,
-                    in_doubt=ask.lease not in undoubted
-                    and (memories[ask.lease] is not None or ask.pair in doubted),
-                )
-                for ask in asks
-                if ask.lease not in known
-            ]
-            decided = iter(bucket.reserve(asking, now, self._process))
-            return _Outcome(
-                now=now,
-                results=results,
-                decisions=[known.get(ask.lease) or next(decided) for ask in asks],
-                doubted=frozenset(ask.lease for ask in asking if ask.in_doubt),
-                statuses={
-                    own_limit: bucket.status(own_limit)
-                    for own_limit in {ask.own_limit for ask in asks}
-                },
-                offset=bucket.offset,
-                next_change=bucket.next_change(now),
-            )
-
-        return await self._store.transact(self._workspace, pairs, change)
-
-    def _deliver(
-        self, waiters: list[_Waiter], outcome: _Outcome, started: float, ahead: float
-    ) -> None:
+    def _deliver(self, outcome: _Outcome, group: _Group) -> None:
         now = self._loop.time()
-        for waiter, decision in zip(waiters, outcome.decisions, strict=True):
+        self._away_since, self._room = None, outcome.room
+        for operation, result in zip(group.operations, outcome.results, strict=True):
+            if not operation.future.done():
+                operation.future.set_result(result)
+        heads: dict[_Line, Wait] = {}
+        for waiter in (*group.front, *group.behind):
+            lease, budget = waiter.ask.lease, waiter.budget
+            decision = outcome.decisions.get(lease)
             if waiter.future.done():  # cancelled while the transaction was under way
-                self._queue.pop(waiter.budget.ticket, None)
+                self._leave(waiter, now)
                 continue
-            waiter.spend(now)
-            waiter.budget.in_doubt |= waiter.ask.lease in outcome.doubted
-            waiter.budget.on_pair_wait(
-                isinstance(decision, Wait) and decision.reason is Reason.PAIR
-            )
-            if not isinstance(decision, Wait):
+            budget.in_doubt |= lease in outcome.doubted
+            if isinstance(decision, Wait):
+                self._place(waiter, decision, lease in outcome.passing, now)
+                if waiter.line is not None:
+                    heads.setdefault(waiter.line, decision)
+            elif decision is not None:
+                self._leave(waiter, now)
                 self._pause = FIRST_LOOK
-            if isinstance(decision, Remembered):
-                del self._queue[waiter.budget.ticket]
-                waiter.future.set_result(decision)
-            elif isinstance(decision, Grant):
-                waiter.budget.undoubted = not waiter.budget.in_doubt
-                del self._queue[waiter.budget.ticket]
-                # From before the transaction, since this process may have been stopped in it; and
-                # the lease may be that of an earlier one, whose reply was lost.
-                begun = started - (outcome.now - decision.begun)
-                deadline = begun + waiter.ask.timeout + LEASE_GRACE
-                waiter.future.set_result(Held(decision, deadline, ahead))
-            elif decision.reason is Reason.QUOTA:
-                until = math.nan if decision.until is None else decision.until - outcome.now
-                if waiter.budget.left <= INSTANT or until > waiter.budget.left or until == math.inf:
-                    del self._queue[waiter.budget.ticket]
-                    waiter.future.set_exception(_exhausted(waiter.ask, decision, outcome))
+                if isinstance(decision, Grant):
+                    budget.undoubted = not budget.in_doubt
+                    # From before the transaction, since this process may have been stopped in it;
+                    # and the lease may be that of an earlier one, whose reply was lost.
+                    begun = group.started - (outcome.now - decision.begun)
+                    deadline = begun + waiter.ask.timeout + LEASE_GRACE
+                    waiter.future.set_result(Held(decision, deadline, group.ahead))
                 else:
-                    waiter.waits_since = now
+                    waiter.future.set_result(decision)
+        for line, wait in heads.items():
+            self._wait(line, wait, outcome, now)
+        for line in self._lines.values():
+            if line.waiters and line not in heads:
+                self._look_again = True  # its whole front was served
+        self._arm(outcome.next_change - outcome.now + random.uniform(0, JITTER))
 
-    def _fail(self, error: Exception, operations: list[_Operation], waiters: list[_Waiter]) -> None:
+    def _place(self, waiter: _Waiter, wait: Wait, passing: bool, now: float) -> None:
+        """Let one who has to wait stand where it belongs."""
+        ticket, ask = waiter.budget.ticket, waiter.ask
+        if wait.reason is Reason.PAIR:
+            if waiter.line is not None:
+                waiter.line.leave(waiter, now)
+                self._for_pair[ticket] = waiter
+                waiter.budget.on_pair_wait(True)
+            return
+        line = self._lines.get((ask.headroom, ask.own_limit, passing))
+        if waiter.line is None or waiter.line is not line:
+            self._leave(waiter, now)
+            self._join(waiter, in_doubt=passing, now=now)
+
+    def _wait(self, line: _Line, wait: Wait, outcome: _Outcome, now: float) -> None:
+        """All in a line wait as the first of them does, unless that is longer than they may."""
+        line.count(wait.reason is Reason.QUOTA, now)
+        if wait.reason is not Reason.QUOTA:
+            return
+        within = 0.0 if wait.until is None else wait.until - outcome.now
+        for waiter in line.spent(within, now):
+            self._leave(waiter, now)
+            if not waiter.future.done():
+                waiter.future.set_exception(_exhausted(waiter.ask, wait, outcome))
+
+    def _fail(self, error: Exception, group: _Group) -> None:
         if not isinstance(error, BrazeSendsError):
             error = StoreError(f"the quota's store failed: {type(error).__name__}")
         now = self._loop.time()
@@ -401,17 +601,20 @@ class Limiter:
             self._away_since = now
         patient = now - self._away_since < LONGEST_OUTAGE
         # A copy for each, since each is told which pair it is about.
-        for operation in operations:
+        for operation in group.operations:
             if not operation.future.done():
                 operation.future.set_exception(copy(error))
                 operation.future.exception()  # seen, should its caller be gone
-        for waiter in waiters:
-            waits = waiter.waits_since is not None and waiter.budget_left(now) > INSTANT
-            if patient and waits and not waiter.future.done():
-                continue  # it has time; the store may come back
-            self._queue.pop(waiter.budget.ticket, None)
+        failed = [*group.fresh.values(), *self._for_pair.values()]
+        for line in self._lines.values():
+            # Who waits for quota has time; the store may come back.
+            waits = patient and line.counting is not None
+            failed += line.spent(0.0, now) if waits else line.waiters.values()
+        for waiter in failed:
+            self._leave(waiter, now)
             if not waiter.future.done():
                 waiter.future.set_exception(copy(error))
+        self._arm(self._pause)
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -420,18 +623,22 @@ class Limiter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._queue:
+        lines = [line for line in self._lines.values() if line.waiters]
+        if not lines and not self._for_pair:
             self._pause = FIRST_LOOK
             return
         now = self._loop.time()
-        budget = (waiter.budget_left(now) for waiter in self._queue.values())
-        delay = min(delay, LONGEST_SLEEP, *budget)
+        ends = (
+            line.first_end()[0] - line.meter(now) for line in lines if line.counting is not None
+        )
+        delay = min(delay, LONGEST_SLEEP, *ends)
         if self._store.shared:
             delay = min(delay, self._pause)
-        self._timer = self._loop.call_later(delay, self._look)
+        self._timer = self._loop.call_later(max(0.0, delay), self._look)
 
     def _look(self) -> None:
         self._pause = min(2 * self._pause, LAST_LOOK)  # until somebody is served
+        self._look_at_pairs = True
         self._kick()
 
 

@@ -46,18 +46,18 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"MemoryStore({len(self._records)} workspaces)"
 
-    async def transact(
+    def run(
         self, workspace: str, pairs: Collection[str], change: Callable[[Transaction], T]
     ) -> T:
-        """See ``Store.transact``. Never suspends."""
+        """What ``transact`` does, at once. The record is changed in place: a change that raises
+        leaves what it did until then."""
         with self._lock:
             now = self._clock()
             record = self._records.get(workspace)
             if record is None:
                 record = self._records[workspace] = _Record(Bucket(offset=self._wall() - now))
             asked = {pair: record.pairs[pair] for pair in pairs if pair in record.pairs}
-            # A copy, so that a change that raises leaves nothing behind.
-            transaction = Transaction(now, record.bucket.copy(), dict(asked))
+            transaction = Transaction(now, record.bucket, dict(asked))
             result = change(transaction)
             record.bucket = transaction.bucket
             for pair, memory in transaction.pairs.items():
@@ -70,6 +70,12 @@ class MemoryStore:
             while record.expiry and record.expiry[oldest := next(iter(record.expiry))] <= now:
                 del record.pairs[oldest], record.expiry[oldest]
             return result
+
+    async def transact(
+        self, workspace: str, pairs: Collection[str], change: Callable[[Transaction], T]
+    ) -> T:
+        """See ``Store.transact``. Never suspends."""
+        return self.run(workspace, pairs, change)
 
     async def close(self) -> None:
         """Nothing was opened."""

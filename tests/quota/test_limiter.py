@@ -87,7 +87,7 @@ async def test_cancelling_in_the_middle_of_a_transaction_leaks_nothing(
     assert all(task.cancelled() for task in tasks)
     store.error = None
     assert 0 == (await limiter.status(None)).in_flight
-    assert {} == limiter._queue
+    assert [] == limiter.waiting
 
 
 async def test_each_who_waits_is_told_of_its_own_failure() -> None:
@@ -191,7 +191,7 @@ def test_a_store_that_is_away_for_a_moment_ends_no_wait(
         else:
             assert isinstance(waits.exception(), StoreError)
             assert ends <= ended[0] < ends + 6
-            assert {} == limiter._queue
+            assert [] == limiter.waiting
         looks = [time for time in store.times if gone <= time < gone + away]
         assert len(looks) < 20
 

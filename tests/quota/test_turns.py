@@ -411,7 +411,7 @@ def test_a_further_attempt_keeps_its_place_in_the_queue() -> None:
             limiter.acquire(attrs.evolve(ask("earlier"), attempt=2), first)
         )
         await asyncio.sleep(1)
-        assert [first.ticket, second.ticket] == list(limiter._queue)
+        assert [first.ticket, second.ticket] == limiter.waiting
         later.cancel()
         further.cancel()
         await asyncio.gather(later, further, return_exceptions=True)

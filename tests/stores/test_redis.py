@@ -927,7 +927,8 @@ class Counting(RedisStore):
     ) -> T:
         result = await super().transact(workspace, pairs, change)
         self.counts["transactions"] += 1
-        grants = sum(isinstance(one, Grant) for one in getattr(result, "decisions", []))
+        decisions = getattr(result, "decisions", {})
+        grants = sum(isinstance(one, Grant) for one in decisions.values())
         self.counts["grants"] += grants
         if grants:
             self.reserving = self.counts["transactions"]

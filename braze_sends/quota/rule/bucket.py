@@ -109,7 +109,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             process: names the process, where others share the store: while others want tokens, it
                 takes no more at a time than its share of what is free.
         """
-        share = self.share(process, self._room(), now)
+        share = self.share(process, self.room(), now)
         doubted = self.doubted()
         decisions: list[Grant | Wait] = []
         stop: Wait | None = None
@@ -185,7 +185,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
                 # The answers that are on their way come first.
                 return Wait(Reason.PROBE) if self.leases else (False, True)
             # A limit that is only assumed may be higher than the headroom: an answer tells.
-            if self._headroom_unjudged(ask) and not self.leases and self._room() > 0:
+            if self._headroom_unjudged(ask) and not self.leases and self.room() > 0:
                 return False, False
         # One that may exist is asked for though nothing is left, so that it is not lost; but not
         # while others are out, whose slot it could take.
@@ -195,9 +195,10 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
 
     def free(self, ask: Ask) -> int:
         """Tokens that ``ask`` could take; below 1, none."""
-        return min(self._room(), self._own_room(ask)) - ask.headroom
+        return min(self.room(), self._own_room(ask)) - ask.headroom
 
-    def _room(self) -> int:
+    def room(self) -> int:
+        """Tokens that are free, below 1 if none."""
         room = self.limit - self.used - len(self.unconfirmed)
         if (seen := self.sighting) is not None:
             # Not more than is left by the higher limit, if that is ours: others may use it too.
@@ -217,7 +218,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         """
         if self.leases or self._own_room(ask) <= ask.headroom:
             return math.inf
-        missing = 1 - (self._room() - ask.headroom)
+        missing = 1 - (self.room() - ask.headroom)
         ripening = self.in_vain(self.used, self.learned)
         if len(ripening) < missing:
             return math.inf
