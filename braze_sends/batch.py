@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 
+from braze_sends.create import Creates, Terms
 from braze_sends.errors import (
     APIConnectionError,
     APIResponseError,
@@ -32,7 +33,6 @@ from braze_sends.errors import (
     QuotaExhaustedError,
     RateLimitError,
 )
-from braze_sends.flights import Flights, Terms
 from braze_sends.models import CreateSendId, SendId
 from braze_sends.protocol import check_request
 from braze_sends.quota.rule.ledger import NO_LIMIT
@@ -56,7 +56,7 @@ class Outcome:
     error: BrazeSendsError | None = None
 
 
-class Create(Protocol):
+class CreateCall(Protocol):
     """``SendsClient.create_send_id``."""
 
     async def __call__(
@@ -75,7 +75,7 @@ class Batch:
 
     Attributes:
         create: makes one.
-        flights: those of the client that ``create`` is of.
+        creates: those of the client that ``create`` is of.
         grace: seconds that an attempt may take.
         max_rate_limit_wait: seconds that each may wait for quota, besides the pauses, see
             ``_ask_past_pauses``; ``None`` for ever.
@@ -92,8 +92,8 @@ class Batch:
         turn: lets one create at a time ask again after the quota was said to have ended.
     """
 
-    create: Create
-    flights: Flights
+    create: CreateCall
+    creates: Creates
     grace: float
     max_rate_limit_wait: float | None
     headroom: int
@@ -123,7 +123,7 @@ class Batch:
         count, more = 0, True
         broken: BaseException | None = None
         until = math.inf
-        self.flights.on_pair_waits.add(self._stir)
+        self.creates.on_pair_waits.add(self._stir)
         try:
             while True:
                 if self.stirred.done():
@@ -157,7 +157,7 @@ class Batch:
             if broken is not None:
                 raise broken
         finally:
-            self.flights.on_pair_waits.discard(self._stir)
+            self.creates.on_pair_waits.discard(self._stir)
             left: list[asyncio.Task[Any]] = [*working, coming] if coming else [*working]
             for task in left:
                 task.cancel()
@@ -165,7 +165,7 @@ class Batch:
                 await asyncio.wait(left)
                 for task in left:
                     _error_of(task)  # seen
-                await self.flights.settled()
+                await self.creates.settled()
 
     def _stir(self) -> None:
         if not self.stirred.done():
@@ -173,7 +173,7 @@ class Batch:
 
     def _pair_waits(self) -> int:
         """How many different creates of ours wait only for their own pair to end elsewhere."""
-        return len({flight.terms for flight in self.flights.pair_waits} & self.asked.keys())
+        return len({create.terms for create in self.creates.pair_waits} & self.asked.keys())
 
     async def _outcome(self, request: object) -> Outcome:
         if not isinstance(request, CreateSendId):

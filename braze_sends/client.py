@@ -1,4 +1,4 @@
-"""``SendsClient``: what a user holds. How a create goes is in ``flights``."""
+"""``SendsClient``: what a user holds. How a create goes is in ``create``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import aiohttp
 
 from braze_sends import protocol
 from braze_sends.batch import Batch, Outcome
+from braze_sends.create import Creates, reused
 from braze_sends.errors import ConfigurationError
-from braze_sends.flights import Flights, reused
 from braze_sends.models import CreateSendId, QuotaStatus, RateLimit, SendId
 from braze_sends.quota.limiter import Limiter
 from braze_sends.settings import Settings, checked_count, checked_wait
@@ -111,7 +111,7 @@ class SendsClient:
             self._settings.base_url, self._settings.api_key, checked_timeout(timeout), session
         )
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._flights_of_loop: Flights | None = None
+        self._creates_of_loop: Creates | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -124,7 +124,7 @@ class SendsClient:
         )
 
     async def __aenter__(self) -> SendsClient:
-        self._flights()
+        self._creates()
         return self
 
     async def __aexit__(
@@ -138,7 +138,7 @@ class SendsClient:
     @property
     def rate_limit(self) -> RateLimit | None:
         """The rate-limit headers that this client saw last, or ``None``."""
-        return None if self._flights_of_loop is None else self._flights_of_loop.rate_limit
+        return None if self._creates_of_loop is None else self._creates_of_loop.rate_limit
 
     async def create_send_id(
         self,
@@ -179,10 +179,10 @@ class SendsClient:
 
         https://www.braze.com/docs/api/endpoints/messaging/send_messages/post_create_send_ids/
         """
-        flights = self._flights()
+        creates = self._creates()
         request = self._named(campaign_id, send_id)
         wait = self._wait(max_rate_limit_wait)
-        return await flights.create(request, wait, checked_count("headroom", headroom))
+        return await creates.create(request, wait, checked_count("headroom", headroom))
 
     async def create_send_ids(
         self,
@@ -284,7 +284,7 @@ class SendsClient:
         """
         request = protocol.check_request(CreateSendId(campaign_id, send_id))
         pair = protocol.pair_digest(request).hex()
-        memory = await self._flights().limiter.recall(pair)
+        memory = await self._creates().limiter.recall(pair)
         return None if memory is None else reused(request, memory)
 
     async def quota(self) -> QuotaStatus:
@@ -293,7 +293,7 @@ class SendsClient:
         Raises:
             StoreError: the store cannot be used.
         """
-        return await self._flights().limiter.status(self._settings.daily_limit)
+        return await self._creates().limiter.status(self._settings.daily_limit)
 
     async def forget_quota(self) -> None:
         """Forget what Braze's headers said, and start over with one careful request.
@@ -304,7 +304,7 @@ class SendsClient:
         Raises:
             StoreError: the store cannot be used.
         """
-        await self._flights().limiter.forget()
+        await self._creates().limiter.forget()
 
     async def close(self) -> None:
         """Call off what has not been sent, wait for what has, and close what was opened.
@@ -312,10 +312,10 @@ class SendsClient:
         Takes at most one attempt's timeout, and what the store takes. Idempotent.
         """
         self._closed = True
-        flights = self._flights_of_loop
-        if flights is not None and self._loop is asyncio.get_running_loop():
-            await flights.close()
-            await flights.limiter.drain()
+        creates = self._creates_of_loop
+        if creates is not None and self._loop is asyncio.get_running_loop():
+            await creates.close()
+            await creates.limiter.drain()
             await self._transport.close()
         if self._owns_store:
             await self._store.close()
@@ -327,7 +327,7 @@ class SendsClient:
         max_rate_limit_wait: float | _Unset | None,
         headroom: int,
     ) -> Batch:
-        flights = self._flights()
+        creates = self._creates()
         if not isinstance(requests, Iterable | AsyncIterable):
             raise ConfigurationError(
                 f"requests must be an iterable of CreateSendId, not {type(requests).__name__}"
@@ -337,19 +337,19 @@ class SendsClient:
         wait = self._wait(max_rate_limit_wait)
         checked_count("headroom", headroom)
         grace = self._transport.seconds
-        return Batch(self.create_send_id, flights, grace, wait, headroom)
+        return Batch(self.create_send_id, creates, grace, wait, headroom)
 
     def _wait(self, seconds: float | _Unset | None) -> float | None:
         if isinstance(seconds, _Unset):
             return self._settings.max_rate_limit_wait
         return checked_wait(seconds)
 
-    def _flights(self) -> Flights:
+    def _creates(self) -> Creates:
         """Those of the running loop; the client moves on from a loop that has ended."""
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ConfigurationError("this client is closed; make a new one")
-        if self._flights_of_loop is None or self._loop is not loop:
+        if self._creates_of_loop is None or self._loop is not loop:
             if self._loop is not None:
                 if self._loop.is_running():
                     raise ConfigurationError(
@@ -361,11 +361,11 @@ class SendsClient:
                     )
             self._transport.detach()
             limiter = Limiter.of(self._store, self._settings.workspace)
-            self._flights_of_loop = Flights(
+            self._creates_of_loop = Creates(
                 self._settings, self._transport, limiter, self.rate_limit
             )
             self._loop = loop
-        return self._flights_of_loop
+        return self._creates_of_loop
 
     def _named(self, campaign_id: str, send_id: str | None) -> CreateSendId:
         factory = self._settings.send_id_factory

@@ -1,89 +1,63 @@
-"""What is tried again, and after how long."""
+"""When an attempt is made again, and after how long."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    wait_random_exponential,
-)
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
 
-from braze_sends.errors import (
-    APIConnectionError,
-    APIResponseError,
-    APIResponseValidationError,
-    BrazeSendsError,
-    RateLimitError,
-)
-
-#: https://www.braze.com/docs/api/errors/: 5xx are to be retried with exponential backoff.
-TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
+from braze_sends.verdict import Verdict
 
 #: Full jitter, https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/: a random
 #: wait of up to 0.5 s, then 1 s, 2 s … 8 s.
 _backoff = wait_random_exponential(multiplier=0.5, max=8)
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request may fare better later."""
-    if isinstance(error, APIConnectionError):
-        return not error.permanent
-    if not isinstance(error, APIResponseError):
-        return False
-    # Text that is no JSON is not of Braze's making, but of a CDN or proxy that could not reach it.
-    # Below 500 such a page is a verdict all the same.
-    edge = error.from_edge and (
-        isinstance(error, APIResponseValidationError) or error.status_code >= 500
-    )
-    return error.status_code in TRANSIENT_STATUSES or edge
-
-
-def is_safe(error: BrazeSendsError) -> bool:
-    """Whether a repeat cannot create a second send.
-
-    An attempt with an unknown outcome is repeated only where the pair has a name: the repeat then
-    asks for the same pair. A send that Braze is to name would be created twice.
-    """
-    return error.send_id is not None or error.quota_spent is False
-
-
-def retrying(
-    max_retries: int, may_repeat: Callable[[BrazeSendsError], bool], *, for_ever: bool = False
-) -> AsyncRetrying:
-    """A fresh retry loop for one call; shared by tasks, one would be corrupt.
+async def retry(
+    first: Verdict,
+    attempt: Callable[[], Awaitable[Verdict]],
+    max_retries: int,
+    may_repeat: Callable[[Verdict], bool],
+    *,
+    for_ever: bool = False,
+) -> Verdict:
+    """Make further attempts after a ``first`` one that failed, until one is final.
 
     Args:
+        first: what the first attempt came to.
+        attempt: makes one more.
         max_retries: attempts after the first.
-        may_repeat: the caller's say, asked of transient errors alone.
+        may_repeat: the caller's say, asked of transient failures alone.
         for_ever: whether the caller waits for quota for ever: then a 429 is no failure.
     """
+    made = [first]
     failures = 0
+
+    async def next_attempt() -> Verdict:
+        return made.pop() if made else await attempt()
 
     def stop(state: RetryCallState) -> bool:
         nonlocal failures
-        error = state.outcome.exception() if state.outcome else None
-        failures += not (for_ever and isinstance(error, RateLimitError))
+        failures += not (for_ever and _verdict(state).answer.refused)
         return failures > max_retries
 
-    return AsyncRetrying(
+    retrying = AsyncRetrying(
         stop=stop,
-        # A positive predicate on our own errors: a catch-all would swallow CancelledError.
-        retry=retry_if_exception(
-            lambda error: (
-                isinstance(error, BrazeSendsError) and is_transient(error) and may_repeat(error)
-            )
-        ),
+        retry=retry_if_result(lambda verdict: verdict.transient and may_repeat(verdict)),
         wait=_wait,
-        reraise=True,
+        retry_error_callback=_verdict,
     )
+    return await retrying(next_attempt)
+
+
+def _verdict(state: RetryCallState) -> Verdict:
+    assert state.outcome is not None  # noqa: S101  # tenacity asks after an attempt
+    verdict: Verdict = state.outcome.result()
+    return verdict
 
 
 def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, RateLimitError):
+    verdict = _verdict(state)
+    if verdict.answer.refused:
         return 0.0  # the limiter makes everybody wait, this call too
-    asked = error.retry_after if isinstance(error, APIResponseError) else None
-    return max(asked or 0.0, _backoff(state))
+    return max(verdict.retry_after or 0.0, _backoff(state))

@@ -554,7 +554,7 @@ def test_a_row_without_a_name_that_is_in_doubt_is_not_asked_for_again(
 async def leave_in_flight(world: World, store: MemoryStore, *names: object) -> None:
     """As a process does that is killed: leases for these pairs that nobody ends."""
     await world.client(store=store).create_send_id("campaign", "first")
-    limiter = world.clients[-1]._flights().limiter
+    limiter = world.clients[-1]._creates().limiter
     for request in rows(*names):
         pair = pair_digest(request).hex()
         ask = Ask(f"killed-{request.send_id}", 1, pair, timeout=10.0)
@@ -586,8 +586,8 @@ def test_rows_of_a_killed_process_keep_no_other_waiting(
         assert max(list(came.values())[:22]) < 5
         assert 15 <= min(came[f"s{n}"] for n in range(8))
         assert peak[0] <= max(8, concurrency) + concurrency
-        flights = client._flights()
-        assert (set(), set()) == (flights.pair_waits, flights.on_pair_waits)
+        creates = client._creates()
+        assert (set(), set()) == (creates.pair_waits, creates.on_pair_waits)
 
     play(schedule)
 
@@ -714,17 +714,17 @@ def test_cancelled_while_a_row_waits_for_its_pair_a_batch_leaves_nothing() -> No
         client = world.client(store=store)
         batch = asyncio.create_task(client.create_send_ids(rows(0, 1), concurrency=1))
         await asyncio.sleep(1)
-        flights = client._flights()
-        assert (2, 1) == (len(flights.pair_waits), len(flights.on_pair_waits))
+        creates = client._creates()
+        assert (2, 1) == (len(creates.pair_waits), len(creates.on_pair_waits))
         started = world.loop.time()
         batch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await batch
         assert started == world.loop.time()
         assert (set(), set(), set()) == (
-            flights.flying,
-            flights.pair_waits,
-            flights.on_pair_waits,
+            creates.running,
+            creates.pair_waits,
+            creates.on_pair_waits,
         )
 
     play(schedule)
@@ -861,8 +861,8 @@ async def test_cancelled_twice_it_waits_no_longer(fake: FakeBraze) -> None:
         batch = asyncio.create_task(braze.create_send_ids(rows(0)))
         await until(lambda: fake.requests)
         batch.cancel()
-        (flight,) = braze._flights().flying
-        await until(lambda: not flight.callers)
+        (create,) = braze._creates().running
+        await until(lambda: not create.callers)
         assert not batch.done()
         batch.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -885,7 +885,7 @@ async def test_left_before_its_end_it_settles(fake: FakeBraze) -> None:
                 break
         assert answer.is_set()
         assert 3 == len(fake.created) == 100 - (await braze.quota()).remaining
-        assert (0, set()) == ((await braze.quota()).in_flight, braze._flights().flying)
+        assert (0, set()) == ((await braze.quota()).in_flight, braze._creates().running)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

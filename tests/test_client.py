@@ -411,7 +411,7 @@ async def test_cancelled_before_sending_leaves_no_trace(fake: FakeBraze) -> None
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await until(lambda: not braze._flights().flying)
+            await until(lambda: not braze._creates().running)
             sent = bool(fake.requests)
             status = await braze.quota()
             assert 0 == status.in_flight
@@ -450,10 +450,10 @@ async def test_cancelled_in_a_backoff_gives_the_token_back(fake: FakeBraze) -> N
     async with client_of(fake) as braze:
         task = asyncio.create_task(braze.create_send_id("campaign", "pair"))
         await until(lambda: fake.created)
-        flight = next(iter(braze._flights().flying))
-        await until(lambda: flight.keeps_lease and flight.exchange is None)
+        create = next(iter(braze._creates().running))
+        await until(lambda: create.keeps_lease and create.exchange is None)
         task.cancel()
-        await until(lambda: not braze._flights().flying)
+        await until(lambda: not braze._creates().running)
         status = await braze.quota()
         assert (0, 1) == (status.in_flight, status.unconfirmed)
 
@@ -471,7 +471,7 @@ async def test_a_cancelled_create_that_fails_is_not_retried(
         task.cancel()
         await until(task.cancelled)
         answer.set()
-        await until(lambda: not braze._flights().flying)
+        await until(lambda: not braze._creates().running)
     assert 1 == len(fake.requests)
     assert ["create failed unattended"] == [record.message for record in caplog.records]
 
@@ -543,8 +543,8 @@ async def test_close_in_a_backoff_tells_the_doubt(fake: FakeBraze) -> None:
     braze = client_of(fake)
     task = asyncio.create_task(braze.create_send_id("campaign", "pair"))
     await until(lambda: fake.created)
-    flight = next(iter(braze._flights().flying))
-    await until(lambda: flight.budget.in_doubt and flight.exchange is None)
+    create = next(iter(braze._creates().running))
+    await until(lambda: create.budget.in_doubt and create.exchange is None)
     await braze.close()
     with pytest.raises(ConfigurationError) as caught:
         await task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -23,9 +24,12 @@ from braze_sends import (
     PermissionDeniedError,
     QuotaExhaustedError,
     RateLimitError,
+    SendId,
     StoreError,
 )
-from braze_sends.retry import is_safe, is_transient, retrying
+from braze_sends.quota.rule.messages import Answer
+from braze_sends.retry import retry
+from braze_sends.verdict import Verdict, is_safe, is_transient
 
 BUSY = InternalServerError("busy", status_code=503)
 
@@ -99,33 +103,49 @@ def test_what_is_safe(send_id: str | None, quota_spent: bool | None, safe: bool)
     assert safe is is_safe(APIConnectionError("", quota_spent=quota_spent, send_id=send_id))
 
 
+MADE = SendId("campaign", "made")
+
+
 class Attempts:
     """A create that fails as told, and then succeeds; and the pauses between its attempts."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
         self.made = 0
+        self.asked: list[Verdict] = []
         self.pauses: list[float] = []
 
-    async def attempt(self) -> str:
+    async def attempt(self) -> Verdict:
         self.made += 1
-        if self.errors:
-            raise self.errors.pop(0)
-        return "made"
+        if not self.errors:
+            return Verdict(MADE, Answer(True))
+        error = self.errors.pop(0)
+        if not isinstance(error, BrazeSendsError):
+            raise error
+        refused = isinstance(error, RateLimitError)
+        retry_after = getattr(error, "retry_after", None)
+        answer = Answer(error.quota_spent, refused=refused)
+        return Verdict(error, answer, transient=is_transient(error), retry_after=retry_after)
 
-    async def run(self, max_retries: int, *, may_repeat: bool = True) -> str:
+    async def run(self, max_retries: int, *, may_repeat: bool = True) -> SendId:
         async def pause(seconds: float) -> None:
             self.pauses.append(seconds)
 
-        loop: Any = retrying(max_retries, lambda error: may_repeat).copy(sleep=pause)
-        result: str = await loop(self.attempt)
-        return result
+        def asks(verdict: Verdict) -> bool:
+            self.asked.append(verdict)
+            return may_repeat
+
+        with mock.patch("asyncio.sleep", pause):
+            verdict = await retry(await self.attempt(), self.attempt, max_retries, asks)
+        if isinstance(verdict.outcome, BrazeSendsError):
+            raise verdict.outcome
+        return verdict.outcome
 
 
 async def test_a_transient_error_is_tried_again() -> None:
     """After errors that pass, the result is the result."""
     attempts = Attempts(APIConnectionError(""), BUSY)
-    assert "made" == await attempts.run(2)
+    assert MADE == await attempts.run(2)
     assert 3 == attempts.made
 
 
@@ -159,18 +179,13 @@ async def test_the_caller_can_refuse_a_repeat() -> None:
     assert 1 == attempts.made
 
 
-def test_the_caller_is_asked_of_transient_errors_alone() -> None:
+async def test_the_caller_is_asked_of_transient_errors_alone() -> None:
     """A final error is final before anybody is asked."""
-    asked: list[BrazeSendsError] = []
-
-    def may_repeat(error: BrazeSendsError) -> bool:
-        asked.append(error)
-        return False
-
-    for error in (StoreError(""), BUSY):
-        with pytest.raises(type(error)):
-            asyncio.run(retrying(5, may_repeat)(Attempts(error).attempt))
-    assert [BUSY] == asked
+    final, busy = Attempts(BadRequestError("", status_code=400)), Attempts(BUSY)
+    for attempts in (final, busy):
+        with pytest.raises(APIResponseError):
+            await attempts.run(5, may_repeat=False)
+    assert ([], [BUSY]) == (final.asked, [verdict.outcome for verdict in busy.asked])
 
 
 @pytest.mark.parametrize(
@@ -214,9 +229,8 @@ async def test_a_429_is_left_to_the_limiter() -> None:
 
 async def test_each_call_has_a_loop_of_its_own() -> None:
     """Many calls under way at once do not count each other's attempts."""
-    assert retrying(2, lambda error: True) is not retrying(2, lambda error: True)
     many = [Attempts(BUSY, BUSY) for _ in range(50)]
-    assert ["made"] * 50 == await asyncio.gather(*(attempts.run(2) for attempts in many))
+    assert [MADE] * 50 == await asyncio.gather(*(attempts.run(2) for attempts in many))
     assert {3} == {attempts.made for attempts in many}
 
 

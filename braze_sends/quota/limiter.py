@@ -4,7 +4,8 @@
 strikes. What is known of a pair is never replaced by a doubt. A waiter is woken by each event that
 could serve it: an answer, a lease's deadline, the window's end, the end of its own budget. No
 transaction is interrupted, since it runs in a task that no caller owns, or without suspending; its
-operations can be repeated without harm. A wait for quota outlives a store that is away for a moment.
+operations can be repeated without harm. A wait for quota outlives a store that is away for a
+moment.
 
 Those who ask for the same stand in one line, and only its front goes into a transaction: nobody
 behind it can be served before. Who joins is looked up once, since its pair may exist already.
@@ -252,7 +253,6 @@ class _Group:
     def _decide(self, transaction: Transaction, outcome: _Outcome) -> None:
         bucket, doubted = transaction.bucket, transaction.bucket.doubted()
         asking: list[Ask] = []
-        passed = False
         for waiter in (*self.front, *self.behind):
             ask = waiter.ask
             memory = None if ask.pair is None else transaction.pairs.get(ask.pair)
@@ -461,9 +461,11 @@ class Limiter:
         front: dict[int, _Waiter] = {}
         if self._for_pair:
             pairs = {operation.pair for operation in operations}
-            for ticket, waiter in self._for_pair.items():
-                if self._look_at_pairs or waiter.ask.pair in pairs:
-                    front[ticket] = waiter
+            front = {
+                ticket: waiter
+                for ticket, waiter in self._for_pair.items()
+                if self._look_at_pairs or waiter.ask.pair in pairs
+            }
             self._look_at_pairs = False
         for key, line in list(self._lines.items()):
             if not line.waiters:

@@ -46,9 +46,7 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"MemoryStore({len(self._records)} workspaces)"
 
-    def run(
-        self, workspace: str, pairs: Collection[str], change: Callable[[Transaction], T]
-    ) -> T:
+    def run(self, workspace: str, pairs: Collection[str], change: Callable[[Transaction], T]) -> T:
         """What ``transact`` does, at once. The record is changed in place: a change that raises
         leaves what it did until then."""
         with self._lock:

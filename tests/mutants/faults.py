@@ -16,7 +16,8 @@ GATE = "braze_sends/quota/rule/gate.py"
 LEDGER = "braze_sends/quota/rule/ledger.py"
 SHARE = "braze_sends/quota/rule/share.py"
 LIMITER = "braze_sends/quota/limiter.py"
-CREATE = "braze_sends/flights.py"
+CREATE = "braze_sends/create.py"
+VERDICT = "braze_sends/verdict.py"
 
 
 @attrs.frozen

@@ -237,7 +237,7 @@ class _Doing:
             patch("braze_sends.transport._user_agent", _request.get),
             patch("braze_sends.transport.steady", self._clock),
             patch("braze_sends.quota.limiter.steady", self._clock),
-            patch("braze_sends.flights.time", SimpleNamespace(time=self._wall)),
+            patch("braze_sends.create.time", SimpleNamespace(time=self._wall)),
             # Between two tries of a contended transaction it would sleep by the clock.
             patch("braze_sends.stores.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
         ]

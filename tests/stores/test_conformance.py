@@ -20,7 +20,7 @@ from tests.waiting import PATIENCE
 class TestMemoryStore(StoreConformance):
     """Shared by being the same object."""
 
-    # It is changed in place, since a copy of a state with many leases would cost more than all else.
+    # It is changed in place: to copy a state with many leases would cost more than all else.
     test_a_change_that_raises_leaves_nothing_behind = None  # type: ignore[assignment]
 
     @pytest.fixture(autouse=True)

@@ -750,7 +750,7 @@ async def test_a_host_whose_clock_is_off_hurts_nobody(
         expected = (await right.quota()).resets_at
         for n, off in enumerate((300.0, -300.0)):
             clock = SimpleNamespace(time=lambda off=off: time.time() + off)
-            monkeypatch.setattr("braze_sends.flights.time", clock)
+            monkeypatch.setattr("braze_sends.create.time", clock)
             await create(wrong, [f"{n}a", f"{n}b"])
             assert expected == (await wrong.quota()).resets_at == (await right.quota()).resets_at
             assert 7 - 2 * (n + 1) == (await right.quota()).remaining
