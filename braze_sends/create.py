@@ -54,8 +54,9 @@ class Create:
         refusal: what the last 429 means to the caller.
         keeps_lease: whether its token is kept for a further attempt.
         exchange: the request that is out.
-        callers: how many wait for the result.
+        callers: what those who wait for the result await.
         closing: whether the client is being closed.
+        ended: whether its callers have been told.
         task: what runs it.
     """
 
@@ -66,9 +67,10 @@ class Create:
     refusal: BrazeSendsError | None = None
     keeps_lease: bool = False
     exchange: Exchange | None = None
-    callers: int = 0
+    callers: set[asyncio.Future[SendId]] = attrs.field(factory=set)
     closing: bool = False
-    task: asyncio.Task[SendId] = attrs.field(init=False)
+    ended: bool = False
+    task: asyncio.Task[None] = attrs.field(init=False)
 
     def call_off(self) -> bool:
         """Stop, unless a request has left; whether it stops."""
@@ -149,19 +151,20 @@ class Creates:
         )
         create = Create(request, ask, WaitBudget(math.inf if wait is None else wait), terms)
         create.budget.on_pair_wait = functools.partial(self._note_pair_wait, create)
-        create.task = asyncio.create_task(self._run(create))
+        create.task = asyncio.create_task(self._tell(create))
         create.task.add_done_callback(functools.partial(self._end, create))
         if request.send_id is not None:
             self._by_terms[terms] = create
         self.running.add(create)
         return create
 
-    def _end(self, create: Create, task: asyncio.Task[SendId]) -> None:
+    def _end(self, create: Create, task: asyncio.Task[None]) -> None:
         self.running.discard(create)
         self.pair_waits.discard(create)
         self._forget(create)
-        if not task.cancelled() and (error := task.exception()) and not create.callers:
-            log.info("create failed unattended", extra={"error": type(error).__name__})
+        for caller in create.callers:
+            if not caller.done():  # the create was called off, or the loop is ending
+                caller.cancel()
 
     def _forget(self, create: Create) -> None:
         """Let nobody join it any more."""
@@ -169,12 +172,13 @@ class Creates:
             del self._by_terms[create.terms]
 
     async def _join(self, create: Create) -> SendId:
-        create.callers += 1
+        caller: asyncio.Future[SendId] = asyncio.get_running_loop().create_future()
+        create.callers.add(caller)
         try:
-            return await asyncio.shield(create.task)
+            return await caller
         except asyncio.CancelledError:
             ours = asyncio.current_task()
-            if create.closing and create.task.cancelled() and ours and not ours.cancelling():
+            if create.closing and ours and not ours.cancelling():
                 raise ConfigurationError(
                     "the client was closed while the create waited",
                     quota_spent=None if create.budget.in_doubt else False,
@@ -183,8 +187,8 @@ class Creates:
                 ) from None
             raise
         finally:
-            create.callers -= 1
-            if not create.callers and not create.task.done() and create.call_off():
+            create.callers.discard(caller)
+            if not create.callers and not create.ended and create.call_off():
                 self._forget(create)
 
     def _note_pair_wait(self, create: Create, waits: bool) -> None:
@@ -199,6 +203,26 @@ class Creates:
             tell()
 
     # --- the create ------------------------------------------------------------------------------
+
+    async def _tell(self, create: Create) -> None:
+        """Run a create, and tell its callers, who wake one turn of the loop earlier than they would
+        by its task."""
+        outcome: SendId | Exception
+        try:
+            outcome = await self._run(create)
+        except Exception as error:
+            outcome = error
+        create.ended = True
+        self._forget(create)
+        for caller in create.callers:
+            if caller.done():
+                continue
+            if isinstance(outcome, SendId):
+                caller.set_result(outcome)
+            else:
+                caller.set_exception(outcome)
+        if isinstance(outcome, Exception) and not create.callers:
+            log.info("create failed unattended", extra={"error": type(outcome).__name__})
 
     async def _run(self, create: Create) -> SendId:
         try:

@@ -10,10 +10,22 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 import attrs
 
 from braze_sends.models import RateLimit
+
+#: The headers that are read, with lower-case names.
+NAMES = (
+    "date",
+    "x-request-id",
+    "retry-after",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-ratelimit-retry-after",
+)
 
 #: Two days: longer than any wait that a daily quota can ask for, wherever its day begins.
 LONGEST_WAIT = 48 * 3600.0
@@ -58,14 +70,19 @@ def read(
 def _rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
     # https://www.braze.com/docs/api/api_limits/: the reset is in UTC epoch seconds. A 401 carries
     # the three as empty strings.
-    limit, remaining, reset = (
-        _whole_number(headers.get(f"x-ratelimit-{name}"))
-        for name in ("limit", "remaining", "reset")
-    )
+    limit = _whole_number(headers.get("x-ratelimit-limit"))
+    remaining = _whole_number(headers.get("x-ratelimit-remaining"))
+    reset = _whole_number(headers.get("x-ratelimit-reset"))
     if not limit or remaining is None or remaining > limit or not reset:
         return None
+    resets_at = _utc(reset)
+    return None if resets_at is None else RateLimit(limit, remaining, resets_at)
+
+
+@lru_cache(maxsize=8)  # it is the same for a day
+def _utc(seconds: int) -> datetime | None:
     try:
-        return RateLimit(limit, remaining, datetime.fromtimestamp(reset, UTC))
+        return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -85,11 +102,15 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 def _whole_number(text: str | None) -> int | None:
     # int() alone would take "1_000", "+5" and digits of other scripts.
-    if text is None or not re.fullmatch(r"[ \t]*[0-9]{1,15}[ \t]*", text):
+    if text is None or not _WHOLE_NUMBER.fullmatch(text):
         return None
     return int(text)
 
 
+_WHOLE_NUMBER = re.compile(r"[ \t]*[0-9]{1,15}[ \t]*")
+
+
+@lru_cache(maxsize=8)  # it is the same for a second
 def _http_date(text: str | None) -> float | None:
     if not text:
         return None

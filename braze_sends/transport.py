@@ -10,10 +10,12 @@ from math import inf
 
 import aiohttp
 import attrs
+from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import BytesPayload
 
 from braze_sends.errors import ConfigurationError
+from braze_sends.headers import NAMES
 from braze_sends.protocol import MAX_BODY, PATH, NoReply, Reply
 from braze_sends.quota.rule.ledger import LONGEST_TIMEOUT
 from braze_sends.settings import ApiKey, checked_seconds
@@ -233,13 +235,15 @@ def _user_agent() -> str:
 
 
 def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
-    """Headers by lower-case name; those sent twice are joined, RFC 9110 section 5.3."""
-    return {
-        name.lower(): ", ".join(response.headers.getall(name)) for name in set(response.headers)
-    }
+    """What is read of the headers; those sent twice are joined, RFC 9110 section 5.3."""
+    found = ((name, response.headers.getall(name, ())) for name in NAMES)
+    return {name: ", ".join(values) for name, values in found if values}
 
 
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    length = response.content_length
+    if length is not None and length <= MAX_BODY and hdrs.CONTENT_ENCODING not in response.headers:
+        return await response.read(), False
     chunks, size = [], 0
     async for chunk in response.content.iter_chunked(65_536):
         chunks.append(chunk)

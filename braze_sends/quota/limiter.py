@@ -104,7 +104,7 @@ class _Waiter:
 
     ask: Ask
     budget: WaitBudget
-    future: asyncio.Future[Held | Remembered]
+    future: asyncio.Future[Held | Remembered] = attrs.field(init=False)
     line: _Line | None = None
     joined: float = 0.0
 
@@ -114,6 +114,7 @@ class _Line:
     """Those who ask for the same, in the order of their tickets.
 
     Attributes:
+        key: what they ask for: the headroom, the own limit, and whether they may pass others.
         waiters: by their tickets.
         counting: loop time since which they wait for quota; ``None`` while they wait for a probe,
             which takes nothing from their budgets.
@@ -122,6 +123,7 @@ class _Line:
             may have left meanwhile.
     """
 
+    key: tuple[int, int | None, bool]
     waiters: dict[int, _Waiter] = attrs.field(factory=dict)
     counting: float | None = None
     counted: float = 0.0
@@ -240,15 +242,26 @@ class _Group:
         bucket, now = transaction.bucket, transaction.now
         bucket.advance(now)
         outcome = _Outcome(now, [operation.run(transaction) for operation in self.operations])
-        for pair in bucket.unsettled:
-            transaction.pairs.setdefault(pair, Remembered(None))
-        bucket.unsettled.clear()
+        _remember(transaction)
         if self.front:
             self._decide(transaction, outcome)
         outcome.room = bucket.room()
         if self.others or any(isinstance(one, Wait) for one in outcome.decisions.values()):
             outcome.next_change = bucket.next_change(now)
         return outcome
+
+    def served(
+        self, waiter: _Waiter, decision: Grant | Remembered, outcome: _Outcome
+    ) -> Held | Remembered:
+        """What one who need not wait is given."""
+        if isinstance(decision, Remembered):
+            return decision
+        budget = waiter.budget
+        budget.undoubted = not budget.in_doubt
+        # From before the transaction, since this process may have been stopped in it; and the lease
+        # may be that of an earlier one, whose reply was lost.
+        begun = self.started - (outcome.now - decision.begun)
+        return Held(decision, begun + waiter.ask.timeout + LEASE_GRACE, self.ahead)
 
     def _decide(self, transaction: Transaction, outcome: _Outcome) -> None:
         bucket, doubted = transaction.bucket, transaction.bucket.doubted()
@@ -322,7 +335,10 @@ class Limiter:
             QuotaExhaustedError: the wait is, or would be, longer than ``budget`` allows.
             StoreError: the store cannot be used.
         """
-        waiter = _Waiter(ask, budget, self._loop.create_future())
+        waiter = _Waiter(ask, budget)
+        if self._idle and (served := self._serve(waiter)) is not None:
+            return served
+        waiter.future = self._loop.create_future()
         self._join(waiter, in_doubt=False, now=self._loop.time())
         self._fresh[budget.ticket] = waiter
         self._kick()
@@ -434,6 +450,28 @@ class Limiter:
         while self._committing is not None:
             await asyncio.wait([self._committing])
 
+    # --- in place, while nobody waits ------------------------------------------------------------
+
+    @property
+    def _idle(self) -> bool:
+        return self._run_in_place is not None and not self._lines and not self._for_pair
+
+    def _serve(self, waiter: _Waiter) -> Held | Remembered | None:
+        """Serve a create at once; ``None`` if it has to wait, or the store fails: the same again
+        tells why."""
+        assert self._run_in_place is not None  # noqa: S101  # see ``_idle``
+        group = self._gather()
+        group.front = [waiter]
+        ask = waiter.ask
+        pairs = () if ask.pair is None else (ask.pair,)
+        try:
+            outcome = self._run_in_place(self._workspace, pairs, group.change)
+        except Exception:
+            return None
+        waiter.budget.in_doubt |= ask.lease in outcome.doubted
+        decision = outcome.decisions[ask.lease]
+        return None if isinstance(decision, Wait) else group.served(waiter, decision, outcome)
+
     # --- who waits -------------------------------------------------------------------------------
 
     def _join(self, waiter: _Waiter, *, in_doubt: bool, now: float) -> None:
@@ -441,7 +479,7 @@ class Limiter:
         key = waiter.ask.headroom, waiter.ask.own_limit, in_doubt
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = _Line()
+            line = self._lines[key] = _Line(key)
         line.join(waiter, now)
 
     def _leave(self, waiter: _Waiter, now: float) -> None:
@@ -450,8 +488,10 @@ class Limiter:
         self._fresh.pop(ticket, None)
         if self._for_pair.pop(ticket, None) is not None:
             waiter.budget.on_pair_wait(False)
-        if waiter.line is not None:
-            waiter.line.leave(waiter, now)
+        if (line := waiter.line) is not None:
+            line.leave(waiter, now)
+            if not line.waiters:
+                del self._lines[line.key]
 
     def _gather(self) -> _Group:
         """What goes into the next transaction."""
@@ -467,10 +507,8 @@ class Limiter:
                 if self._look_at_pairs or waiter.ask.pair in pairs
             }
             self._look_at_pairs = False
-        for key, line in list(self._lines.items()):
-            if not line.waiters:
-                del self._lines[key]
-            passing = key[2]  # each of these may go before those in front of it
+        for line in self._lines.values():
+            _, _, passing = line.key  # each of these may go before those in front of it
             most = len(line.waiters) if passing else max(1, self._room)
             front |= itertools.islice(line.waiters.items(), most)
         started = self._loop.time()
@@ -488,6 +526,13 @@ class Limiter:
     # --- transactions ----------------------------------------------------------------------------
 
     async def _operate(self, change: Callable[[Transaction], T], pair: str | None = None) -> T:
+        if self._idle:
+            assert self._run_in_place is not None  # noqa: S101  # see ``_idle``
+            pairs = () if pair is None else (pair,)
+            try:
+                return self._run_in_place(self._workspace, pairs, _alone(change))
+            except Exception as error:
+                raise _told(error) from None
         operation = _Operation(change, pair, self._loop.create_future())
         self._operations.append(operation)
         self._kick()
@@ -554,20 +599,11 @@ class Limiter:
             elif decision is not None:
                 self._leave(waiter, now)
                 self._pause = FIRST_LOOK
-                if isinstance(decision, Grant):
-                    budget.undoubted = not budget.in_doubt
-                    # From before the transaction, since this process may have been stopped in it;
-                    # and the lease may be that of an earlier one, whose reply was lost.
-                    begun = group.started - (outcome.now - decision.begun)
-                    deadline = begun + waiter.ask.timeout + LEASE_GRACE
-                    waiter.future.set_result(Held(decision, deadline, group.ahead))
-                else:
-                    waiter.future.set_result(decision)
+                waiter.future.set_result(group.served(waiter, decision, outcome))
         for line, wait in heads.items():
             self._wait(line, wait, outcome, now)
-        for line in self._lines.values():
-            if line.waiters and line not in heads:
-                self._look_again = True  # its whole front was served
+        if any(line not in heads for line in self._lines.values()):
+            self._look_again = True  # the whole front of one was served
         self._arm(outcome.next_change - outcome.now + random.uniform(0, JITTER))
 
     def _place(self, waiter: _Waiter, wait: Wait, passing: bool, now: float) -> None:
@@ -575,7 +611,7 @@ class Limiter:
         ticket, ask = waiter.budget.ticket, waiter.ask
         if wait.reason is Reason.PAIR:
             if waiter.line is not None:
-                waiter.line.leave(waiter, now)
+                self._leave(waiter, now)
                 self._for_pair[ticket] = waiter
                 waiter.budget.on_pair_wait(True)
             return
@@ -596,9 +632,7 @@ class Limiter:
                 waiter.future.set_exception(_exhausted(waiter.ask, wait, outcome))
 
     def _fail(self, error: Exception, group: _Group) -> None:
-        if not isinstance(error, BrazeSendsError):
-            error = StoreError(f"the quota's store failed: {type(error).__name__}")
-        now = self._loop.time()
+        error, now = _told(error), self._loop.time()
         if self._away_since is None:
             self._away_since = now
         patient = now - self._away_since < LONGEST_OUTAGE
@@ -609,7 +643,7 @@ class Limiter:
                 operation.future.exception()  # seen, should its caller be gone
         failed = [*group.fresh.values(), *self._for_pair.values()]
         for line in self._lines.values():
-            # Who waits for quota has time; the store may come back.
+            # Who waits for quota has time, since the store may come back.
             waits = patient and line.counting is not None
             failed += line.spent(0.0, now) if waits else line.waiters.values()
         for waiter in failed:
@@ -625,13 +659,14 @@ class Limiter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        lines = [line for line in self._lines.values() if line.waiters]
-        if not lines and not self._for_pair:
+        if not self._lines and not self._for_pair:
             self._pause = FIRST_LOOK
             return
         now = self._loop.time()
         ends = (
-            line.first_end()[0] - line.meter(now) for line in lines if line.counting is not None
+            line.first_end()[0] - line.meter(now)
+            for line in self._lines.values()
+            if line.counting is not None
         )
         delay = min(delay, LONGEST_SLEEP, *ends)
         if self._store.shared:
@@ -642,6 +677,32 @@ class Limiter:
         self._pause = min(2 * self._pause, LAST_LOOK)  # until somebody is served
         self._look_at_pairs = True
         self._kick()
+
+
+def _alone(change: Callable[[Transaction], T]) -> Callable[[Transaction], T]:
+    """A transition without anybody who waits."""
+
+    def alone(transaction: Transaction) -> T:
+        transaction.bucket.advance(transaction.now)
+        result = change(transaction)
+        _remember(transaction)
+        return result
+
+    return alone
+
+
+def _remember(transaction: Transaction) -> None:
+    """Pairs that no slot is kept for any more, and whose creates were in doubt, stay so."""
+    for pair in transaction.bucket.unsettled:
+        transaction.pairs.setdefault(pair, Remembered(None))
+    transaction.bucket.unsettled.clear()
+
+
+def _told(error: Exception) -> BrazeSendsError:
+    """What the error of a store is to those who use it."""
+    if isinstance(error, BrazeSendsError):
+        return error
+    return StoreError(f"the quota's store failed: {type(error).__name__}")
 
 
 def _exhausted(ask: Ask, wait: Wait, outcome: _Outcome) -> QuotaExhaustedError:

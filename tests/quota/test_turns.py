@@ -22,6 +22,7 @@ from braze_sends import (
 from braze_sends.headers import LONGEST_WAIT
 from braze_sends.quota.limiter import FIRST_LOOK, Held, Limiter, WaitBudget
 from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.gate import LONGEST_PAUSE, MOST_PROBES
 from braze_sends.quota.rule.ledger import LEASE_GRACE
 from braze_sends.quota.rule.messages import Answer, Grant, Reading, Reason, Wait
 from braze_sends.testing import run_virtual
@@ -45,6 +46,96 @@ def test_the_deadline_of_a_lease_is_a_change_of_its_own() -> None:
     bucket = known(used=99)
     granted(bucket, ask("dies"), 5.0)
     assert 5.0 + TIMEOUT + LEASE_GRACE == bucket.next_change(6.0)
+
+
+def test_the_deadline_of_a_lease_that_has_ended_is_no_change() -> None:
+    """Nothing happens then, so nobody looks."""
+    bucket = known()
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), told(2), 6.0)
+    assert RESET + 1.0 == bucket.next_change(6.0)
+
+
+def test_a_further_attempt_has_a_deadline_of_its_own() -> None:
+    """That of the attempt before ends nothing."""
+    bucket = known()
+    grant = granted(bucket, ask("a"), 5.0)
+    bucket.finish(ask("a"), grant, Answer(spent=False), 6.0, keep=True)
+    granted(bucket, ask("a", attempt=2), 15.0)
+    assert 15.0 + TIMEOUT + LEASE_GRACE == bucket.next_change(16.0)
+    bucket.advance(5.0 + TIMEOUT + LEASE_GRACE)
+    assert {"a"} == set(bucket.leases)
+
+
+def test_two_attempts_that_have_the_same_deadline_leave_one_doubt() -> None:
+    """The second began in the moment in which the first one ended."""
+    bucket = known()
+    grant = granted(bucket, ask("a"), 5.0)
+    bucket.finish(ask("a"), grant, Answer(spent=False), 5.0, keep=True)
+    granted(bucket, ask("a", attempt=2), 5.0)
+    bucket.advance(5.0 + TIMEOUT + LEASE_GRACE)
+    assert ({}, ["a.2"]) == (bucket.leases, list(bucket.unconfirmed))
+
+
+def test_leases_that_are_read_end_in_the_order_of_their_deadlines() -> None:
+    """However they stand in the record."""
+    bucket = known()
+    for name, timeout in (("long", 60.0), ("longer", 90.0), ("short", 10.0)):
+        granted(bucket, ask(name, timeout=timeout), 5.0)
+    read = bucket.copy()
+    assert 5.0 + 10.0 + LEASE_GRACE == read.next_change(6.0)
+    read.advance(5.0 + 60.0 + LEASE_GRACE)
+    assert {"longer"} == set(read.leases)
+
+
+def test_a_pair_of_a_lease_that_is_read_is_under_way() -> None:
+    """Another create of it waits, whoever had granted the first."""
+    bucket = known()
+    granted(bucket, ask("a"), 5.0)
+    (decision,) = bucket.copy().reserve([ask("b", pair="pair-a")], 6.0)
+    assert Wait(Reason.PAIR, 5.0 + TIMEOUT + LEASE_GRACE) == decision
+
+
+def test_a_pair_that_exists_is_not_waited_for() -> None:
+    """Whether the lease of the create that asked for it is open, or has ended since."""
+    bucket = known()
+    grant = granted(bucket, ask("a"), 5.0)
+    bucket.settle_pair("pair-a")
+    granted(bucket, ask("b", pair="pair-a"), 6.0)
+    bucket.close("b", 1)
+    bucket.finish(ask("a"), grant, told(2), 7.0)
+    assert Grant(8.0) == granted(bucket, ask("c", pair="pair-a"), 8.0)
+
+
+def test_two_leases_of_one_pair_end_one_after_the_other() -> None:
+    """No rule makes them, but a damaged record may have them."""
+    bucket = known()
+    granted(bucket, ask("a"), 5.0)
+    lease = bucket.leases["a"]
+    read = attrs.evolve(bucket, leases={"a": lease, "b": lease})
+    read.close("a", 1)
+    (decision,) = read.reserve([ask("c", pair="pair-a")], 6.0)
+    assert isinstance(decision, Wait)
+    read.close("b", 1)
+    assert Grant(6.0) == granted(read, ask("c", pair="pair-a"), 6.0)
+
+
+def test_a_damaged_lease_ends_no_other() -> None:
+    """But those whose deadlines have passed."""
+    bucket = known()
+    for name, begun in (("dead", 5.0), ("damaged", 5.0), ("alive", 15.0)):
+        granted(bucket, ask(name), begun)
+    far = attrs.evolve(bucket.leases["damaged"], deadline=1e9)
+    read = attrs.evolve(bucket, leases=bucket.leases | {"damaged": far})
+    read.advance(5.0 + TIMEOUT + LEASE_GRACE)
+    assert {"alive"} == set(read.leases)
+
+
+def test_a_lease_that_no_attempt_can_have_ends_though_it_was_not_read() -> None:
+    """It was granted for years, to who asked with a damaged timeout."""
+    bucket = known()
+    granted(bucket, ask("a", timeout=1e9), 5.0)
+    bucket.advance(6.0)
+    assert {} == bucket.leases
 
 
 def test_an_own_limit_begins_anew_in_a_new_window() -> None:
@@ -137,6 +228,25 @@ def test_what_a_believed_answer_leaves_in_doubt_counts_for_an_own_limit() -> Non
     grant = granted(bucket, ask("a"), 5.0)
     bucket.finish(ask("a"), grant, told(6, spent=None, in_doubt=True), 6.0)
     assert 10 - 3 - 1 == bucket.free(ask("b", own_limit=10))
+
+
+@pytest.mark.parametrize("lost", [Answer(spent=None, in_doubt=True), Answer(spent=True)])
+def test_what_a_later_answer_clears_counts_for_an_own_limit(lost: Answer) -> None:
+    """It was counted, and may be, or is, a send of ours."""
+    bucket = known(used=5)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), lost, 6.0)
+    bucket.finish(ask("b"), granted(bucket, ask("b"), 40.0), told(7), 41.0)
+    assert {} == bucket.unconfirmed
+    assert 10 - 3 == bucket.free(ask("c", own_limit=10))
+
+
+def test_no_probe_asks_about_a_success_that_the_numbers_cannot_include() -> None:
+    """They are no more than what has told its headers, so it is not counted twice."""
+    bucket = known(used=1, limit=3)
+    silent, heard = granted(bucket, ask("a"), 5.0), granted(bucket, ask("b"), 5.0)
+    bucket.finish(ask("a"), silent, Answer(spent=True), 6.0)
+    bucket.finish(ask("b"), heard, told(2, limit=3), 7.0)
+    assert [Wait(Reason.QUOTA, RESET + 1.0)] == bucket.reserve([ask("c")], 8.0)
 
 
 def test_a_nameless_send_in_doubt_counts_for_an_own_limit() -> None:
@@ -321,6 +431,93 @@ def test_forgetting_opens_the_way() -> None:
     bucket.finish(ask("a"), grant, Answer(spent=False, refused=True, retry_after=9000.0), 6.0)
     bucket.forget(7.0)
     assert Grant(8.0) == granted(bucket, ask("b"), 8.0)
+
+
+def test_forgetting_a_limit_begins_with_the_assumed_one() -> None:
+    """Neither what was believed nor what was sighted bounds what is free."""
+    bucket = known(used=1, limit=60)
+    bucket.forget(7.0)
+    assert 99 == bucket.free(ask("a"))
+    bucket = sighting(895)
+    bucket.forget(7.0)
+    assert 99 == bucket.free(ask("a"))
+
+
+def test_after_forgetting_one_answer_is_trusted() -> None:
+    """The limit that the next one names is a sighting again."""
+    bucket = known(used=10)
+    bucket.forget(7.0)
+    for name, limit, now in (("a", 150, 8.0), ("b", 900, 10.0)):
+        bucket.finish(ask(name), granted(bucket, ask(name), now), told(12, limit=limit), now + 1.0)
+        assert 150 == bucket.limit
+
+
+def test_after_forgetting_one_answer_ends_the_care() -> None:
+    """It has told that nothing is left, so no request goes to ask for that."""
+    bucket = known(used=99)
+    bucket.forget(7.0)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 8.0), told(100), 9.0)
+    assert [Wait(Reason.QUOTA, RESET + 1.0)] == bucket.reserve([ask("b")], 10.0)
+
+
+def test_after_forgetting_a_limit_that_was_dismissed_is_sighted_again() -> None:
+    """It may be ours by now."""
+    bucket = known(used=10)
+    bucket.dismissed, bucket.dismissed_until = 900, RESET
+    bucket.forget(7.0)
+    for name, limit in (("a", 100), ("b", 900)):
+        bucket.finish(ask(name), granted(bucket, ask(name), 8.0), told(11, limit=limit), 9.0)
+    assert bucket.sighting is not None
+
+
+def test_a_higher_limit_that_is_used_up_refuses_and_is_ours() -> None:
+    """The create beyond our limit was counted by that bucket, and by no other."""
+    bucket = known(used=99)
+    bucket.finish(ask("seen"), granted(bucket, ask("seen"), 5.0), told(100, limit=150), 6.0)
+    refused = Answer(spent=False, refused=True, window=Reading(150, 150, RESET))
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 7.0), refused, 8.0)
+    assert (150, 150, 0) == (bucket.limit, bucket.used, bucket.dismissed)
+
+
+def test_a_reset_that_is_a_second_off_is_that_of_the_same_window() -> None:
+    """Headers have whole seconds; what was used stays."""
+    bucket = known(used=10)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), told(9, reset=RESET + 1.0), 6.0)
+    assert (RESET, 10) == (bucket.reset, bucket.used)
+
+
+def test_a_thousand_refusals_in_a_row_pause_for_a_minute_each() -> None:
+    """However many have come before."""
+    bucket, now = known(), 5.0
+    for n in range(1100):
+        grant = granted(bucket, ask(f"{n}"), now)
+        bucket.finish(ask(f"{n}"), grant, Answer(spent=False, refused=True), now)
+        begun, now = now, bucket.blocked_until
+    assert LONGEST_PAUSE == now - begun
+
+
+def test_the_number_of_probes_stays_small() -> None:
+    """Braze tells nothing for months."""
+    bucket = Bucket(offset=0.0)
+    for n in range(100):
+        bucket.finish(ask(f"{n}"), granted(bucket, ask(f"{n}"), 5.0), Answer(spent=False), 6.0)
+    assert MOST_PROBES == bucket.probes
+
+
+def test_a_state_that_may_be_old_is_asked_for_and_counts_all_against_an_own_limit() -> None:
+    """Each send that Braze counts may be one of ours that was lost."""
+    bucket = known(used=5)
+    bucket.distrust(7.0)
+    assert 5 == bucket.free(ask("a", own_limit=10))
+    assert [Grant(8.0), Wait(Reason.PROBE)] == bucket.reserve([ask("a"), ask("b")], 8.0)
+
+
+def test_a_state_without_a_window_that_may_be_old_loosens_and_tightens_no_own_limit() -> None:
+    """No header tells how many were counted."""
+    bucket = Bucket(offset=0.0)
+    bucket.finish(ask("a"), granted(bucket, ask("a"), 0.0), Answer(spent=True), 1.0)
+    bucket.distrust(7.0)
+    assert 9 == bucket.free(ask("b", own_limit=10))
 
 
 def answered(used: int, seconds: float = 3600.0) -> Answer:
