@@ -13,8 +13,8 @@ import functools
 import logging
 import math
 import random
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -141,8 +141,8 @@ class Creates:
     def _start(self, terms: Terms) -> Create:
         request, wait, headroom = terms
         ask = Ask(
-            lease=uuid.uuid4().hex,
-            attempt=0,
+            lease=secrets.token_hex(16),
+            attempt=1,
             pair=None if request.send_id is None else protocol.pair_digest(request).hex(),
             timeout=self._transport.seconds,
             headroom=headroom,
@@ -230,7 +230,7 @@ class Creates:
             if verdict.transient:
                 verdict = await retry(
                     verdict,
-                    functools.partial(self._attempt, create),
+                    functools.partial(self._attempt_again, create),
                     self._settings.max_retries,
                     functools.partial(self._may_repeat, create),
                     for_ever=create.budget.left == math.inf,
@@ -259,10 +259,14 @@ class Creates:
         create.budget.left -= verdict.retry_after or 0.0
         return create.budget.left >= 0
 
+    async def _attempt_again(self, create: Create) -> Verdict:
+        create.ask = attrs.evolve(create.ask, attempt=create.ask.attempt + 1)
+        return await self._attempt(create)
+
     async def _attempt(self, create: Create) -> Verdict:
         """One lease, one request, one answer."""
         request, key = create.request, self._settings.api_key
-        create.ask = ask = attrs.evolve(create.ask, attempt=create.ask.attempt + 1)
+        ask = create.ask
         held = await self.limiter.acquire(ask, create.budget)
         if isinstance(held, Remembered):
             send = reused(request, held, attempts=ask.attempt - 1)

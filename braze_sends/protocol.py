@@ -106,6 +106,7 @@ def _strict_str(value: object, _: type[str]) -> str:
     return value
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _converter = Converter()
 _converter.register_structure_hook(str, _strict_str)
 _converter.register_unstructure_hook(
@@ -165,7 +166,7 @@ def pair_digest(request: CreateSendId) -> bytes:
 
 def build_body(request: CreateSendId) -> bytes:
     """The JSON body; a ``send_id`` of ``None`` is left out."""
-    return json.dumps(_converter.unstructure(request), separators=(",", ":")).encode()
+    return _encode(_converter.unstructure(request)).encode()
 
 
 def parse_response(

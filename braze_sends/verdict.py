@@ -86,7 +86,8 @@ def judge(
             request_id=told.request_id,
             rate_limit=limit,
         )
-    send = attrs.evolve(send, attempts=attempt)
+    if attempt > 1:
+        send = attrs.evolve(send, attempts=attempt)
     answer = Answer(
         spent=None if send.queued else True,
         in_doubt=send.queued,

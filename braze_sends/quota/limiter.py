@@ -460,9 +460,8 @@ class Limiter:
         """Serve a create at once; ``None`` if it has to wait, or the store fails: the same again
         tells why."""
         assert self._run_in_place is not None  # noqa: S101  # see ``_idle``
-        group = self._gather()
-        group.front = [waiter]
-        ask = waiter.ask
+        started, ask = self._loop.time(), waiter.ask
+        group = _Group([], [waiter], [], {}, self._process, False, started, steady() - started)
         pairs = () if ask.pair is None else (ask.pair,)
         try:
             outcome = self._run_in_place(self._workspace, pairs, group.change)

@@ -54,19 +54,20 @@ class MemoryStore:
             record = self._records.get(workspace)
             if record is None:
                 record = self._records[workspace] = _Record(Bucket(offset=self._wall() - now))
-            asked = {pair: record.pairs[pair] for pair in pairs if pair in record.pairs}
-            transaction = Transaction(now, record.bucket, dict(asked))
+            known = record.pairs
+            asked = {pair: known[pair] for pair in pairs if pair in known}
+            transaction = Transaction(now, record.bucket, asked)
             result = change(transaction)
             record.bucket = transaction.bucket
-            for pair, memory in transaction.pairs.items():
-                if asked.get(pair) is not memory:
+            for pair, memory in asked.items():
+                if known.get(pair) is not memory:
                     # Set anew, so that the dicts stay in the order in which they expire.
-                    record.pairs.pop(pair, None)
+                    known.pop(pair, None)
                     record.expiry.pop(pair, None)
-                    record.pairs[pair] = memory
+                    known[pair] = memory
                     record.expiry[pair] = now + MEMORY
             while record.expiry and record.expiry[oldest := next(iter(record.expiry))] <= now:
-                del record.pairs[oldest], record.expiry[oldest]
+                del known[oldest], record.expiry[oldest]
             return result
 
     async def transact(

@@ -6,6 +6,7 @@ Pure: no clock, no I/O. A history never changes, so that copies of a state share
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import attrs
 
@@ -58,5 +59,9 @@ class History:
 
 
 def _hour(epoch: float) -> str:
-    epoch = min(max(epoch, _FIRST), _LAST)
-    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="hours")[:-6]
+    return _name(int(min(max(epoch, _FIRST), _LAST) // 3600))
+
+
+@lru_cache(maxsize=64)
+def _name(hours: int) -> str:
+    return datetime.fromtimestamp(hours * 3600, UTC).isoformat(timespec="hours")[:-6]

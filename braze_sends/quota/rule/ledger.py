@@ -185,6 +185,8 @@ class Ledger:
 
     def doubted(self) -> set[str]:
         """The pairs that may have been created."""
+        if not self.unconfirmed:
+            return set()
         pairs = {slot.pair for slot in self.unconfirmed.values() if not slot.certain}
         return {pair for pair in pairs if pair is not None}
 
