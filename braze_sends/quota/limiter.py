@@ -507,8 +507,8 @@ class Limiter:
             }
             self._look_at_pairs = False
         for line in self._lines.values():
-            _, _, passing = line.key  # each of these may go before those in front of it
-            most = len(line.waiters) if passing else max(1, self._room)
+            headroom, _, passing = line.key  # who may pass may go before those in front of it
+            most = len(line.waiters) if passing else max(1, self._room - headroom)
             front |= itertools.islice(line.waiters.items(), most)
         started = self._loop.time()
         return _Group(
