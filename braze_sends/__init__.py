@@ -30,7 +30,8 @@ if _typing.TYPE_CHECKING:  # pragma: no cover
         RateLimitError,
         StoreError,
     )
-    from braze_sends.models import CreateSendId, Creations, QuotaStatus, RateLimit, SendId
+    from braze_sends.models import CreateSendId, Creations, Ping, QuotaStatus, RateLimit, SendId
+    from braze_sends.stores.check import check_store
     from braze_sends.stores.memory import MemoryStore
     from braze_sends.stores.redis import RedisStore
     from braze_sends.stores.sqlite import SQLiteStore
@@ -56,6 +57,7 @@ __all__ = [
     "NotFoundError",
     "Outcome",
     "PermissionDeniedError",
+    "Ping",
     "QuotaExhaustedError",
     "QuotaStatus",
     "RateLimit",
@@ -66,6 +68,7 @@ __all__ = [
     "SendsClient",
     "Store",
     "StoreError",
+    "check_store",
     "new_send_id",
     "open_store",
 ]
@@ -75,6 +78,7 @@ _MODULES = (
     "errors",
     "models",
     "stores.store",
+    "stores.check",
     "stores.memory",
     "stores.urls",
     "stores.sqlite",

@@ -17,9 +17,9 @@ from braze_sends import protocol
 from braze_sends.batch import Batch, Outcome
 from braze_sends.create import Creates, reused
 from braze_sends.errors import ConfigurationError
-from braze_sends.models import CreateSendId, QuotaStatus, RateLimit, SendId
+from braze_sends.models import CreateSendId, Ping, QuotaStatus, RateLimit, SendId
 from braze_sends.quota.limiter import Limiter
-from braze_sends.settings import Settings, checked_count, checked_wait
+from braze_sends.settings import INSTANCES, Settings, checked_count, checked_wait
 from braze_sends.stores.memory import MemoryStore
 from braze_sends.stores.store import Store
 from braze_sends.stores.urls import open_store
@@ -134,6 +134,17 @@ class SendsClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def base_url(self) -> str:
+        """The URL of the Braze instance."""
+        return self._settings.base_url
+
+    @property
+    def instance(self) -> str | None:
+        """The name of the Braze instance, such as ``"US-01"``; ``None`` for any other URL."""
+        names = {url: name for name, url in INSTANCES.items()}
+        return names.get(self._settings.base_url.lower())
 
     @property
     def rate_limit(self) -> RateLimit | None:
@@ -305,6 +316,15 @@ class SendsClient:
             StoreError: the store cannot be used.
         """
         await self._creates().limiter.forget()
+
+    async def ping(self) -> Ping:
+        """Whether the instance can be reached: one ``HEAD /`` without the key; costs no quota.
+
+        Goes the way that a create would go, with its session and timeout. Does not raise what
+        keeps the answer from coming: that is in the result.
+        """
+        self._creates()
+        return await self._transport.ping()
 
     async def close(self) -> None:
         """Call off what has not been sent, wait for what has, and close what was opened.

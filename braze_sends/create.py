@@ -236,12 +236,14 @@ class Creates:
                     for_ever=create.budget.left == math.inf,
                 )
         except BrazeSendsError as error:  # no verdict: nothing was sent
+            told = error
             if isinstance(error, QuotaExhaustedError) and create.refusal is not None:
-                raise create.refusal from None
-            error.campaign_id = create.request.campaign_id
-            error.send_id = create.request.send_id
-            error.quota_spent = None if create.budget.in_doubt else error.quota_spent
-            raise
+                told = create.refusal
+            told.campaign_id = create.request.campaign_id
+            told.send_id = create.request.send_id
+            if create.budget.in_doubt:
+                told.quota_spent = None
+            raise told from None
         finally:
             if create.keeps_lease:
                 await self._quietly(self.limiter.close(create.ask))

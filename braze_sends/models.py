@@ -46,6 +46,17 @@ class CreateSendId:
     campaign_id: str
     send_id: str | None = None
 
+    def check(self) -> CreateSendId:
+        """The request itself, if Braze could accept it.
+
+        Raises:
+            ConfigurationError: an ID is empty, no string, not ASCII, too long, or has control
+                characters or blanks around it.
+        """
+        from braze_sends.protocol import check_request
+
+        return check_request(self)
+
 
 @attrs.frozen
 class SendId:
@@ -114,3 +125,25 @@ class QuotaStatus:
     known: bool
     used: int = 0
     creations: tuple[Creations, ...] = attrs.field(default=(), eq=False, repr=False)
+
+
+@attrs.frozen
+class Ping:
+    """What became of a request without the key, which costs no quota.
+
+    Attributes:
+        status_code: the status of the answer, or ``None`` if there was none.
+        error: why there was no answer, as aiohttp or the system raised it, or ``None``.
+        date: the server's clock, UTC, or ``None`` if the answer does not tell.
+        cached: the answer is an old one, from a cache, and so is its ``date``.
+        tls: the version of TLS, such as ``"TLSv1.3"``, or ``None`` without TLS.
+        certificate_ends: when the server's certificate expires, UTC, or ``None`` without TLS.
+            For https both tell that a connection was made, even if no answer came.
+    """
+
+    status_code: int | None
+    error: Exception | None = None
+    date: datetime | None = None
+    cached: bool = False
+    tls: str | None = None
+    certificate_ends: datetime | None = None

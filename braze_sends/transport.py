@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import time
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from math import inf
+from urllib.parse import urlsplit
 
 import aiohttp
 import attrs
@@ -14,8 +18,10 @@ from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import BytesPayload
 
+from braze_sends import headers as answer_headers
 from braze_sends.errors import ConfigurationError
 from braze_sends.headers import NAMES
+from braze_sends.models import Ping
 from braze_sends.protocol import MAX_BODY, PATH, NoReply, Reply
 from braze_sends.quota.rule.ledger import LONGEST_TIMEOUT
 from braze_sends.settings import ApiKey, checked_seconds
@@ -94,6 +100,21 @@ class _Body(BytesPayload):
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
         self._exchange.start()
+        await super().write_with_length(writer, content_length)
+
+
+class _Nothing(BytesPayload):
+    """An empty body that notes which connection it is written to."""
+
+    transport: asyncio.WriteTransport | None = None
+
+    def __init__(self) -> None:
+        super().__init__(b"")
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self.transport = writer.transport
         await super().write_with_length(writer, content_length)
 
 
@@ -198,6 +219,37 @@ class Transport:
         if problem:
             raise ConfigurationError(problem)
         return NoReply(self._key.scrub(reason), exchange.sent, timed_out, headers, permanent)
+
+    async def ping(self) -> Ping:
+        """Ask for the head of ``/``, without the key and away from the path of a create."""
+        session = self._session or await self._open()
+        nothing, error = _Nothing(), None
+        status, told, cached = None, "", False
+        try:
+            async with session.head(
+                "{0.scheme}://{0.netloc}/".format(urlsplit(self._url)),
+                data=nothing,
+                headers={"User-Agent": _user_agent()},
+                skip_auto_headers=["Content-Type"],
+                timeout=self._timeout,
+                allow_redirects=False,
+                raise_for_status=False,
+            ) as response:
+                status, told = response.status, response.headers.get("Date", "")
+                cached = response.headers.get("Age", "0") != "0"
+        except (aiohttp.ClientError, OSError) as failure:
+            error = failure
+        date = answer_headers.read({"date": told}, time.time()).date
+        tls = nothing.transport and nothing.transport.get_extra_info("ssl_object")
+        ends = ssl.cert_time_to_seconds(tls.getpeercert()["notAfter"]) if tls else None
+        return Ping(
+            status,
+            error=error,
+            date=None if date is None else datetime.fromtimestamp(date, UTC),
+            cached=cached,
+            tls=tls.version() if tls else None,
+            certificate_ends=None if ends is None else datetime.fromtimestamp(ends, UTC),
+        )
 
     def detach(self) -> None:
         """Forget the session of an event loop that has ended."""

@@ -15,6 +15,8 @@ def main() -> None:
         sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # as long as the process
         sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
         try:
+            import rich.console  # noqa: F401  # every command needs it
+
             from braze_sends.cli.app import app
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in ("typer", "rich"):

@@ -1,16 +1,13 @@
-"""``braze-sends batch``: a file of rows; a line for each that was decided; over days if need be."""
+"""A batch under way: what becomes of each row, and when to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Annotated, Final
+from collections.abc import Iterator
+from itertools import takewhile
+from typing import Final
 
 import attrs
 import typer
@@ -27,148 +24,17 @@ from braze_sends import (
     SendsClient,
     StoreError,
 )
-from braze_sends.cli.common import (
-    INTERRUPTED,
-    STOPPING,
-    USAGE,
-    BaseUrlOption,
-    KeyFileOption,
-    StoreOption,
-    WorkspaceOption,
-    existing,
-    file_of,
-    forgetful,
-    make_client,
-    note,
-    now,
-    print_json,
-    reporting,
-    status_of,
-)
-from braze_sends.cli.cost import show_cost
-from braze_sends.cli.output import Output, OutputError
+from braze_sends.cli.common import STOPPING, USAGE, interrupts, note, now, print_json
 from braze_sends.cli.progress import Progress
 from braze_sends.cli.rows import BadRow, Rows, read
 from braze_sends.cli.summary import Summary
+from braze_sends.journal import Journal, JournalError
 
 #: After so many rows in a row without a result the connection is taken for dead.
 GIVE_UP_AFTER: Final = 5
 
 
-def batch(
-    file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE",
-            help="CSV with a header row, or JSON Lines, with campaign_id and send_id; - for "
-            "standard input.",
-        ),
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="Where result lines are appended, and what a rerun goes on from. Without it, or "
-            "with -: standard output.",
-        ),
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for quota, over as many days as it takes.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the file and show its cost; send nothing.")
-    ] = False,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without rows that cannot be used.")
-    ] = False,
-    limit_per_day: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Never create more in a day through this store."),
-    ] = None,
-    headroom: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Slots of the quota to leave for others.")
-    ] = 0,
-    concurrency: Annotated[
-        int,
-        typer.Option(
-            min=1, metavar="N", help="How many at a time. Above 1, lines come as answers do."
-        ),
-    ] = 1,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="The longest that an attempt may take.")
-    ] = 10.0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    base_url: BaseUrlOption = None,
-    store: StoreOption = None,
-    workspace: WorkspaceOption = None,
-    api_key_file: KeyFileOption = None,
-) -> None:
-    """Create a send ID for each row of a file.
-
-    Each row that is decided gets a line of JSON. With --output, or a store
-    that lasts, the same command run again goes on where it stopped: after a
-    crash, when the quota is back, or with rows that got no answer.
-    """
-    output = None if output == "-" else output
-    with reporting(as_json), contextlib.ExitStack() as stack:
-        if file == api_key_file == "-":
-            raise ConfigurationError("FILE and --api-key-file cannot both be standard input")
-        kept = file_of(store)
-        if output and kept and os.path.realpath(output) == os.path.realpath(kept):
-            raise ConfigurationError("--output and --store cannot both be the same file")
-        braze = make_client(
-            base_url,
-            existing(store) if dry_run else store,
-            workspace,
-            api_key_file,
-            timeout=timeout,
-            daily_limit=limit_per_day,
-            max_rate_limit_wait=None if wait else 0.0,
-        )
-        rows = stack.enter_context(_read(file, skip_bad, as_json))
-        lines = stack.enter_context(Output(output, read_only=dry_run))
-        found = Counter(map(lines.status, rows))
-        summary = Summary(
-            rows=rows.count,
-            bad=rows.bad,
-            repeated=rows.repeated,
-            before=rows.count - found[None] - found["failed"],
-            failed_before=found["failed"],
-        )
-        if dry_run:
-            todo = (request for request in rows if not lines.knows(request))
-            show_cost(summary, todo, braze, headroom, as_json)
-            return
-        if lines.torn:
-            note(f"the last line of {output} had been cut short, and was removed")
-        if forgetful(store) and not quiet:
-            if limit_per_day is not None:
-                note("without a store that lasts, --limit-per-day is for this run alone")
-            if not lines.lasting:
-                note("a rerun will begin anew: to go on, give --output, or a store that lasts")
-        done = rows.count - found[None]
-        progress = stack.enter_context(
-            Progress(
-                rows.count,
-                done,
-                quiet,
-                headroom=headroom if wait else None,
-                capped=limit_per_day is not None,
-            )
-        )
-        asyncio.run(_Run(braze, rows, lines, progress, summary, concurrency, headroom).run())
-    if as_json:
-        print_json(summary.as_json())
-    elif not quiet or summary.exit_code:
-        for line in summary.in_words(continues=lines.lasting or not forgetful(store)):
-            note(line)
-    raise typer.Exit(summary.exit_code)
-
-
-def _read(file: str, skip_bad: bool, as_json: bool) -> Rows:
+def read_rows(file: str, skip_bad: bool, as_json: bool) -> Rows:
     """The rows of a file; each that is bad is told.
 
     Raises:
@@ -199,12 +65,12 @@ def _read(file: str, skip_bad: bool, as_json: bool) -> Rows:
 
 
 @attrs.define(eq=False)
-class _Run:
+class Run:
     """A batch under way."""
 
     braze: SendsClient
     rows: Rows
-    output: Output
+    journal: Journal
     progress: Progress
     summary: Summary
     concurrency: int
@@ -215,7 +81,9 @@ class _Run:
 
     async def run(self) -> None:
         watching = asyncio.create_task(self.progress.watch(self.braze))
-        with _interrupts(self.interrupt):
+        with interrupts(
+            self.interrupt, b"ended at once; a rerun asks again for what was under way"
+        ):
             async with self.braze:
                 outcomes = self.braze.iter_send_ids(
                     self.todo(), concurrency=self.concurrency, headroom=self.headroom
@@ -224,8 +92,8 @@ class _Run:
                     async for outcome in outcomes:
                         self.take(outcome)
                 try:
-                    self.output.check()
-                except OutputError as failure:
+                    self.journal.check()
+                except JournalError as failure:
                     self.fail(failure)
                 watching.cancel()
                 await asyncio.wait([watching])
@@ -233,19 +101,30 @@ class _Run:
                     await self.closing
 
     def todo(self) -> Iterator[CreateSendId]:
-        for request in self.rows:
-            if not self.more:
-                return
-            if not self.output.knows(request):
-                yield request
+        return takewhile(lambda _: self.more, self.journal.missing(self.rows))
 
     def take(self, outcome: Outcome) -> None:
         """Write down what was decided; what cannot go on is stopped."""
-        error, summary = outcome.error, self.summary
-        if error is None or _is_verdict(error):
-            self.unanswered_in_a_row = 0
-            self.write(outcome)
-        elif isinstance(error, QuotaExhaustedError) and self.never(error):
+        try:
+            entry = self.journal.write(outcome, at=now())
+        except JournalError as failure:
+            # Said, so that it is not lost: it may be known nowhere else.
+            self.progress.say(f"not written: {failure.line}")
+            self.summary.unwritten += 1
+            self.fail(failure)
+            return
+        if entry is None:
+            self.take_undecided(outcome.request, outcome.error)  # type: ignore[arg-type]  # no None
+            return
+        self.unanswered_in_a_row = 0
+        if entry.status == "failed":
+            self.progress.say(f"failed: {_pair(outcome.request)}: {outcome.error or entry.error}")
+        self.summary.lines[entry.status] += 1
+        self.progress.advance(getattr(outcome.result or outcome.error, "rate_limit", None))
+
+    def take_undecided(self, request: CreateSendId, error: BrazeSendsError) -> None:
+        """What gets no line, and is asked for by the next run."""
+        if isinstance(error, QuotaExhaustedError) and self.never(error):
             self.fail(
                 ConfigurationError(
                     f"no day will have a slot for this batch: the limit is {error.limit}"
@@ -253,44 +132,20 @@ class _Run:
                 )
             )
         elif isinstance(error, QuotaExhaustedError | RateLimitError):
-            summary.ended = summary.ended or error
+            self.summary.ended = self.summary.ended or error
             self.more = False
         elif _is_fatal(error) and self.closing is None:
             self.fail(error)
-        elif error.quota_spent is False and self.closing is not None:
-            pass  # called off before it was sent
-        else:
-            # It gets no line, and is asked for by the next run.
+        elif error.quota_spent is not False or self.closing is None:  # else it was called off
             unknown = error.quota_spent is not False
-            summary.unknown += unknown
-            what = "unknown" if unknown else "not created"
-            self.progress.say(f"{what}: {_pair(outcome.request)}: {error}")
+            self.summary.unknown += unknown
+            self.progress.say(
+                f"{'unknown' if unknown else 'not created'}: {_pair(request)}: {error}"
+            )
             self.unanswered_in_a_row += 1
             if self.unanswered_in_a_row == GIVE_UP_AFTER:
                 rows = f"{GIVE_UP_AFTER} rows in a row got no answer"
                 self.fail(BrazeSendsError(f"{rows}: the connection is taken for dead"))
-
-    def write(self, outcome: Outcome) -> None:
-        request, send, error = outcome.request, outcome.result, outcome.error
-        try:
-            status, told = self.output.write(
-                request,
-                "failed" if send is None else status_of(send),
-                send_id=None if send is None else send.send_id,
-                error=None if error is None else f"{type(error).__name__}: {error}",
-                request_id=getattr(send or error, "request_id", None),
-                at=now(),
-            )
-        except OutputError as failure:
-            # Said, so that it is not lost: it may be known nowhere else.
-            self.progress.say(f"not written: {failure.line}")
-            self.summary.unwritten += 1
-            self.fail(failure)
-        else:
-            if status == "failed":
-                self.progress.say(f"failed: {_pair(request)}: {error or told}")
-            self.summary.lines[status] += 1
-            self.progress.advance(getattr(send or error, "rate_limit", None))
 
     def never(self, error: QuotaExhaustedError) -> bool:
         """Whether no window will have a slot for this batch."""
@@ -312,11 +167,6 @@ class _Run:
         self.closing = self.closing or asyncio.create_task(self.braze.close())
 
 
-def _is_verdict(error: Exception) -> bool:
-    """Whether Braze has said no to this very row."""
-    return isinstance(error, BadRequestError) and not error.from_edge
-
-
 def _is_fatal(error: Exception) -> bool:
     """Whether every row would end like this: a bad key, a wrong URL, a proxy in between."""
     if isinstance(error, APIStatusError) and not isinstance(error, BadRequestError):
@@ -326,40 +176,3 @@ def _is_fatal(error: Exception) -> bool:
 
 def _pair(request: CreateSendId) -> str:
     return f"{request.campaign_id}, {request.send_id}"
-
-
-def _on_a_terminal() -> bool:
-    return sys.stderr.isatty()
-
-
-@contextlib.contextmanager
-def _interrupts(first: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C or SIGTERM calls ``first``; Ctrl-C once more ends the process at once.
-
-    A signal that was ignored when the process started, as ``nohup`` and a script's ``&`` have
-    SIGINT, stays ignored.
-    """
-    loop = asyncio.get_running_loop()
-    called = False
-
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        nonlocal called
-        if called and number == signal.SIGINT:
-            with contextlib.suppress(OSError):
-                if _on_a_terminal():
-                    os.write(2, b"\x1b[?25h\n")  # shows the cursor, which the bar has hidden
-                os.write(2, b"ended at once; a rerun asks again for what was under way\n")
-            os._exit(INTERRUPTED)
-        if not called:
-            called = True
-            loop.call_soon_threadsafe(first)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, interrupted)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What the commands share: options, the client they make, and how they say what happened.
+"""What the commands share: the client they make, and how they say what happened.
 
 The result goes to stdout, everything else to stderr, so that the output can be piped.
 """
@@ -14,11 +14,13 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from types import FrameType
+from typing import Any, Literal
 
+import attrs
 import typer
 
 from braze_sends import (
@@ -39,45 +41,6 @@ INTERRUPTED = 130  # Ctrl-C or, in a batch, SIGTERM
 
 #: Said at the first Ctrl-C.
 STOPPING = "stopping: what is under way may end; Ctrl-C once more ends it at once"
-
-StoreOption = Annotated[
-    str | None,
-    typer.Option(
-        "--store",
-        metavar="URL",
-        envvar="BRAZE_SENDS_STORE",
-        show_envvar=True,
-        help="Where the quota is remembered. Without it: in memory, until the command ends.",
-    ),
-]
-BaseUrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--base-url",
-        metavar="URL",
-        envvar="BRAZE_BASE_URL",
-        help="Your Braze instance, such as US-01, or its REST URL.",
-    ),
-]
-WorkspaceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--workspace",
-        metavar="NAME",
-        help="Names the quota in the store, where several keys share one.",
-    ),
-]
-# The key is no option's value: arguments are seen by everybody who can list processes.
-KeyFileOption = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key-file",
-        metavar="PATH",
-        help="A file that holds the API key, or - for standard input. Without it: the environment "
-        "variable BRAZE_API_KEY, or a prompt.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def api_key(key_file: str | None) -> str:
@@ -145,16 +108,51 @@ def now() -> datetime:
     return datetime.fromtimestamp(time.time(), UTC)
 
 
-async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` until Ctrl-C or SIGTERM cancels it, which is its normal end.
+@contextmanager
+def interrupts(
+    first: Callable[[], object], then: bytes = b"ended at once", code: int = INTERRUPTED
+) -> Iterator[None]:
+    """Ctrl-C or SIGTERM calls ``first`` in the running event loop; Ctrl-C once more ends the
+    process at once with ``code``, and says ``then``.
 
-    asyncio leaves a SIGINT alone that was ignored when the command started; then SIGTERM ends it.
+    A signal that was ignored when the process started, as ``nohup`` and a script's ``&`` have
+    SIGINT, stays ignored.
     """
+    loop = asyncio.get_running_loop()
+    called = False
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        nonlocal called
+        if called and number == signal.SIGINT:
+            with suppress(OSError):
+                if _on_a_terminal():
+                    os.write(2, b"\x1b[?25h\n")  # shows the cursor, which a bar has hidden
+                os.write(2, then + b"\n")
+            os._exit(code)
+        if not called:
+            called = True
+            loop.call_soon_threadsafe(first)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupted)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` until Ctrl-C or SIGTERM cancels it, which is its normal end."""
     task = asyncio.ensure_future(work)
-    with suppress(NotImplementedError):  # Windows; there SIGTERM just ends the process
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with suppress(asyncio.CancelledError):
+    with interrupts(task.cancel, code=0), suppress(asyncio.CancelledError):
         await task
+
+
+def _on_a_terminal() -> bool:
+    return sys.stderr.isatty()
 
 
 def forgetful(store: str | None) -> bool:
@@ -244,6 +242,15 @@ def error_object(error: BrazeSendsError) -> dict[str, Any]:
         if (value := getattr(error, name, None)) is not None:
             shown[name] = value.isoformat() if isinstance(value, datetime) else value
     return shown
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """A value of the package as ``--json`` shows it."""
+
+    def plain(_: object, __: object, inner: Any) -> Any:
+        return inner.isoformat() if isinstance(inner, datetime) else inner
+
+    return attrs.asdict(value, value_serializer=plain)
 
 
 def status_of(send: SendId) -> Literal["created", "reused", "queued"]:

@@ -28,39 +28,22 @@ def show_cost(
     remembered, status = asyncio.run(_ask_store(braze, todo))
     create = summary.left - remembered
     days = _days(create, status, headroom)
+    shown = {**summary.known_before, "remembered": remembered, "to_create": create}
     if as_json:
-        print_json(
-            {
-                "rows": summary.rows,
-                "bad": summary.bad,
-                "repeated": summary.repeated,
-                "before": summary.before,
-                "failed_before": summary.failed_before,
-                "remembered": remembered,
-                "to_create": create,
-                "limit": status.limit,
-                "remaining": status.remaining,
-                "known": status.known,
-                "resets_at": status.resets_at and status.resets_at.isoformat(),
-                "days": days,
-            }
-        )
+        quota = {name: getattr(status, name) for name in ("limit", "remaining", "known")}
+        resets_at = status.resets_at and status.resets_at.isoformat()
+        print_json({**shown, **quota, "resets_at": resets_at, "days": days})
         return
     assumed = "" if status.known else " (assumed)"
     resets = "" if status.resets_at is None else f", resets {moment(status.resets_at)}"
     with printing():
-        for label, value in {
-            "Rows": f"{summary.rows}",
-            "Bad": f"{summary.bad}",
-            "Repeated": f"{summary.repeated}",
-            "Done before": f"{summary.before}",
-            "Failed before": f"{summary.failed_before}",
-            "Remembered": f"{remembered}",
-            "To create": f"{create}",
-            "Quota left": f"{status.remaining} of {status.limit}{assumed}{resets}",
-            "Days needed": "never: the limit leaves none" if days is None else f"{days}",
+        for name, value in {
+            **shown,
+            "quota_left": f"{status.remaining} of {status.limit}{assumed}{resets}",
+            "days_needed": "never: the limit leaves none" if days is None else days,
         }.items():
-            typer.echo(f"{label:<15}{value}")
+            label = name.replace("_", " ").capitalize()
+            typer.echo(f"{'Done before' if name == 'before' else label:<15}{value}")
 
 
 def _days(create: int, status: QuotaStatus, headroom: int) -> int | None:

@@ -1,4 +1,4 @@
-"""``braze-sends quota``: the numbers, and what was created by hour and by campaign."""
+"""The quota on a screen: the numbers, and what was created by hour and by campaign."""
 
 from __future__ import annotations
 
@@ -8,33 +8,24 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import attrs
-import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from braze_sends import QuotaStatus, SendsClient, StoreError
 from braze_sends.cli.common import (
-    BaseUrlOption,
-    JsonOption,
-    KeyFileOption,
-    StoreOption,
-    WorkspaceOption,
+    as_object,
     error_line,
     error_object,
-    existing,
-    forgetful,
-    make_client,
     moment,
     note,
     now,
     print_json,
     printable,
     printing,
-    reporting,
     span,
     until_stopped,
 )
@@ -56,33 +47,13 @@ _FORGETFUL = (
 Seen = QuotaStatus | StoreError
 
 
-def quota(
-    as_json: JsonOption = False,
-    watch: Annotated[
-        bool,
-        typer.Option(
-            "--watch", help=f"Refresh every {REFRESH:g} s, until Ctrl-C; with --json a line each."
-        ),
-    ] = False,
-    base_url: BaseUrlOption = None,
-    store: StoreOption = None,
-    workspace: WorkspaceOption = None,
-    api_key_file: KeyFileOption = None,
-) -> None:
-    """Show what is known of the quota; asks nothing of Braze.
-
-    A store that lasts knows also what was created through it, by hour and by campaign.
-    """
-    lasts_not = forgetful(store)
-    with reporting(as_json):
-        place = store if watch else existing(store)
-        client = make_client(base_url, place, workspace, api_key_file)
-        if not watch:
-            _pages(as_json, lasts_not)(asyncio.run(_look(client)))
-            return
-        # Ctrl-C is the normal end, and so is SIGTERM.
-        with contextlib.suppress(KeyboardInterrupt), _screen(as_json, lasts_not) as show:
-            asyncio.run(until_stopped(_watch(client, show)))
+def show(braze: SendsClient, *, watch: bool, as_json: bool, lasts_not: bool) -> None:
+    """Show the quota once, or again and again until it is stopped."""
+    if not watch:
+        _pages(as_json, lasts_not)(asyncio.run(_look(braze)))
+        return
+    with _screen(as_json, lasts_not) as take:
+        asyncio.run(until_stopped(_watch(braze, take)))
 
 
 async def _look(braze: SendsClient) -> QuotaStatus:
@@ -153,19 +124,7 @@ def _pages(as_json: bool, lasts_not: bool) -> Callable[[Seen], None]:
 def _object(seen: Seen) -> dict[str, Any]:
     if isinstance(seen, StoreError):
         return error_object(seen)
-    return {
-        "known": seen.known,
-        "limit": seen.limit,
-        "remaining": seen.remaining,
-        "in_flight": seen.in_flight,
-        "unconfirmed": seen.unconfirmed,
-        "resets_at": seen.resets_at and seen.resets_at.isoformat(),
-        "used": seen.used if seen.known else None,
-        "creations": [
-            {"campaign_id": one.campaign_id, "hour": one.hour.isoformat(), "count": one.count}
-            for one in seen.creations
-        ],
-    }
+    return {"known": seen.known, **as_object(seen), "used": seen.used if seen.known else None}
 
 
 # --- what is shown -------------------------------------------------------------------------------

@@ -3,13 +3,15 @@
 The whole file is read before anything is sent, and what is good of it is kept on disk, so that it
 may change, or be a pipe, while the batch runs for days.
 
-No byte that cannot be decoded is lost on the way: it becomes a lone surrogate, which no valid
-UTF-8 gives, and is found in the row that holds it.
+A byte that is not UTF-8 becomes a lone surrogate, which no valid UTF-8 gives, and is found in the
+row that holds it.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
 import re
 import select
@@ -21,20 +23,19 @@ from typing import Any, BinaryIO, Final, Self
 
 import attrs
 
+from braze_sends import ConfigurationError, CreateSendId
 from braze_sends.cli.common import printable
-from braze_sends.errors import ConfigurationError
-from braze_sends.models import CreateSendId
-from braze_sends.protocol import check_request, pair_digest
 
-#: Bytes of the longest line that is read, its end included; no export of sends comes near.
+#: Characters of the longest line that is read, its end included; no export of sends comes near.
 MAX_LINE: Final = 1024 * 1024
 
 COLUMNS: Final = ("campaign_id", "send_id")
 
 _CHUNK: Final = 64 * 1024
-_UTF8_BOM: Final = b"\xef\xbb\xbf"
 #: As they look when decoded; that of UTF-32 begins with one of these, or with NULs.
 _UTF16_BOMS: Final = ("\udcff\udcfe", "\udcfe\udcff")
+_UTF16: Final = "looks like UTF-16 or UTF-32: save it as UTF-8"
+_TOO_LONG: Final = f"over {MAX_LINE} bytes long"
 
 
 @attrs.frozen
@@ -81,14 +82,16 @@ class Rows:
                 if isinstance(row, BadRow):
                     self.bad += 1
                     on_bad(row)
-                elif (digest := pair_digest(row)) in seen:
+                    continue
+                line = f"{row.campaign_id}\t{row.send_id}\n".encode()  # no ID has such characters
+                digest = hashlib.blake2b(line, digest_size=16).digest()
+                if digest in seen:
                     self.repeated += 1
-                else:
-                    seen.add(digest)
-                    self.count += 1
-                    with _keeping():
-                        # Neither ID has control characters.
-                        self._kept.write(f"{row.campaign_id}\t{row.send_id}\n".encode())
+                    continue
+                seen.add(digest)
+                self.count += 1
+                with _keeping():
+                    self._kept.write(line)
             with _keeping():
                 self._kept.flush()
         except BaseException:
@@ -137,9 +140,9 @@ def read(file: BinaryIO, on_bad: Callable[[BadRow], None], *, name: str = "the f
     """
     lines = _Lines(file, name)
     first = _first(lines)
-    if re.fullmatch(r"sep=.\s*", _start(first)):  # by Excel, which the header tells as well
+    if re.fullmatch(r"sep=.\s*", first.lstrip()):  # by Excel, which the header tells as well
         first = _first(lines)
-    found = _json_rows if _start(first).startswith("{") else _csv_rows
+    found = _json_rows if first.lstrip().startswith("{") else _csv_rows
     return Rows(found(first, lines), on_bad)
 
 
@@ -158,92 +161,91 @@ def _keeping() -> Iterator[None]:
 # --- lines ---------------------------------------------------------------------------------------
 
 
-@attrs.define
-class _TooLong:
-    """A line over ``MAX_LINE``, of which only this was kept."""
+class _Waiting(io.RawIOBase):
+    """A file that is waited for, even if it is a pipe that somebody else made non-blocking."""
 
-    start: str
-    quotes: int = 0
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while (data := self._file.read(len(buffer))) is None:
+            select.select([self._file], [], [])
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Lines:
-    """The physical lines of a file as text, with their ends.
+    """The physical lines of a file as text. Of one that is too long only the beginning is given.
 
     Attributes:
         name: what messages call the file.
         number: of the line that was given last, from 1.
+        too_long: whether that line was over ``MAX_LINE``.
+        quotes: how many there are in it, if so.
         ended: there are no more.
+        row: the lines of the CSV row at hand, see ``part``.
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.name = name
-        self.number = 0
-        self.ended = False
-        self._split = _split(file)
+        self.number = self.quotes = self._size = 0
+        self.too_long = self.ended = False
+        self.row: list[str] = []
+        self._text = io.TextIOWrapper(
+            io.BufferedReader(_Waiting(file), _CHUNK), "utf-8-sig", "surrogateescape"
+        )
 
-    def __iter__(self) -> Iterator[str | _TooLong]:
+    def __iter__(self) -> Iterator[str]:
         return self
 
-    def __next__(self) -> str | _TooLong:
+    def __next__(self) -> str:
         try:
-            line = next(self._split)
-        except StopIteration:
-            self.ended = True
-            raise
+            line = piece = self._text.readline(MAX_LINE + 1)
+            self.too_long, self.quotes = len(line) > MAX_LINE, 0
+            while self.too_long and piece:
+                self.quotes += piece.count('"')
+                piece = "" if piece.endswith("\n") else self._text.readline(_CHUNK)
         except OSError as error:
             raise self.unusable(f"cannot be read: {error.strerror or error}") from None
+        if not line:
+            self.ended = True
+            raise StopIteration
         self.number += 1
-        return _text(line) if isinstance(line, bytes) else line
+        return line
+
+    def begin_row(self) -> None:
+        """The next line begins a row."""
+        self.row, self._size = [], 0
+
+    def part(self, line: str) -> str:
+        """``line`` itself, which is one more of the row at hand.
+
+        Raises:
+            csv.Error: the row is too long.
+        """
+        self.row.append(line)
+        self._size += len(line)
+        if self._size > MAX_LINE:
+            raise csv.Error(_TOO_LONG)
+        return line
+
+    @property
+    def began(self) -> int:
+        """The number of the line in which the row at hand begins."""
+        return self.number - len(self.row) + 1
 
     def unusable(self, why: str) -> ConfigurationError:
         """The error that says why the whole file cannot be used."""
         return ConfigurationError(f"{self.name} {why}")
 
 
-def _split(file: BinaryIO) -> Iterator[bytes | _TooLong]:
-    long: _TooLong | None = None  # the line at hand, all but its last byte, if it is too long
-    rest = b""
-    while len(rest) < len(_UTF8_BOM) and (more := _some(file, len(_UTF8_BOM) - len(rest))):
-        rest += more
-    rest = rest.removeprefix(_UTF8_BOM)
-    for chunk in chain(iter(lambda: _some(file, _CHUNK), b""), [b""]):
-        lines = (rest + chunk).splitlines(keepends=True)
-        rest = b""
-        if chunk and not lines[-1].endswith(b"\n"):
-            rest = lines.pop()  # it may go on, even if it ends in CR: with LF
-        for line in lines:
-            if long is None and len(line) <= MAX_LINE:
-                yield line
-                continue
-            long = long or _TooLong(_text(line[:_CHUNK]))
-            long.quotes += line.count(b'"')
-            yield long
-            long = None
-        if len(rest) > MAX_LINE:
-            long = long or _TooLong(_text(rest[:_CHUNK]))
-            long.quotes += rest[:-1].count(b'"')
-            rest = rest[-1:]
-
-
-def _some(file: BinaryIO, size: int) -> bytes:
-    """What there is of so many bytes; nothing at the end."""
-    while (data := file.read(size)) is None:  # a pipe that somebody else made non-blocking
-        select.select([file], [], [])
-    return data
-
-
-def _text(line: bytes) -> str:
-    return line.decode("utf-8", "surrogateescape")
-
-
-def _start(line: str | _TooLong) -> str:
-    return (line if isinstance(line, str) else line.start).lstrip()
-
-
-def _first(lines: _Lines) -> str | _TooLong:
+def _first(lines: _Lines) -> str:
     """The first line that is not blank."""
     for line in lines:
-        if start := _start(line):
+        if start := line.lstrip():
             if start.startswith(_UTF16_BOMS) or "\0" in start[:4]:
                 raise lines.unusable(_UTF16)
             if start.startswith("PK\x03\x04"):
@@ -268,21 +270,22 @@ def _problem_of(text: str) -> str | None:
 
 def _row(line: int, campaign_id: Any, send_id: Any) -> CreateSendId | BadRow:
     try:
-        return check_request(CreateSendId(campaign_id, send_id))
+        return CreateSendId(campaign_id, send_id).check()
     except ConfigurationError as error:
         return BadRow(line, str(error))
 
 
-_TOO_LONG: Final = f"over {MAX_LINE} bytes long"
-_UTF16: Final = "looks like UTF-16 or UTF-32: save it as UTF-8"
+def _column(name: str) -> str:
+    """A column's name as it is compared: ``Send ID`` will do."""
+    return name.lower().replace(" ", "_")
 
 
 # --- JSON Lines ----------------------------------------------------------------------------------
 
 
-def _json_rows(first: str | _TooLong, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
+def _json_rows(first: str, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
     for line in chain([first], lines):
-        if isinstance(line, _TooLong):
+        if lines.too_long:
             yield BadRow(lines.number, f"it is {_TOO_LONG}")
         elif not line.isspace():
             yield _json_row(lines.number, line)
@@ -323,52 +326,63 @@ _TWICE: Final = object()
 # --- CSV -----------------------------------------------------------------------------------------
 
 
-def _csv_rows(first: str | _TooLong, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
+def _csv_rows(first: str, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
     delimiter, names = _header(first, lines)
     campaign_id, send_id = map(names.index, COLUMNS)
-    for line in lines:
-        number = lines.number
-        if isinstance(line, _TooLong):
-            if line.quotes % 2:
-                raise _unclosed(lines, number, _TOO_LONG)
-            yield BadRow(number, f"it is {_TOO_LONG}")
+    reader = _reader(map(lines.part, lines), delimiter)
+    while True:
+        lines.begin_row()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield _bad_row(lines, delimiter, printable(str(error).replace("\t", "tab")))
             continue
-        if line.isspace():
-            continue
-        cells = _Record(line, lines).cells(delimiter)
-        if isinstance(cells, BadRow):
-            yield cells
-        elif not any(map(str.strip, cells)):
-            pass  # as spreadsheets leave below the last row
+        if not any(map(str.strip, cells)):
+            pass  # a blank line, or such as spreadsheets leave below the last row
         elif problem := _problem_of("".join(cells)):
-            yield BadRow(number, problem)
+            yield BadRow(lines.began, problem)
         elif len(cells) != len(names):
-            yield BadRow(number, f"it has {len(cells)} cells, the header {len(names)}")
+            yield BadRow(lines.began, f"it has {len(cells)} cells, the header {len(names)}")
         else:
-            yield _row(number, cells[campaign_id].strip(), cells[send_id].strip())
+            yield _row(lines.began, cells[campaign_id].strip(), cells[send_id].strip())
 
 
-def _header(first: str | _TooLong, lines: _Lines) -> tuple[str, list[str]]:
+def _reader(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    # Blanks around cells do not count, so those before a quote must not make it part of an ID.
+    return csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+
+
+def _header(first: str, lines: _Lines) -> tuple[str, list[str]]:
     """The delimiter, and the names of the columns in lower case."""
-    if isinstance(first, _TooLong):
-        raise lines.unusable(f"has a header that is {_TOO_LONG}, in line {lines.number}")
+    number = lines.number
+    if lines.too_long:
+        raise lines.unusable(f"has a header that is {_TOO_LONG}, in line {number}")
     if "\0" in first:
         raise lines.unusable(_UTF16)
     if first.lstrip().startswith("["):
         raise lines.unusable("is a JSON array: write one object a line, without brackets")
-    number, record = lines.number, _Record(first, lines)
+    lines.begin_row()
+    quotes = 0
     with suppress(csv.Error):  # over too many lines, which below are more than one row
-        record.take_header()
-    found = [
-        (delimiter, [cell.strip() for cell in rows[0]])
-        for delimiter in ",;\t"
-        if len(rows := _parsed(record.taken, delimiter)) == 1
-    ]
-    if not found:
+        for line in map(lines.part, chain([first], lines)):
+            quotes += line.count('"')
+            if quotes % 2 == 0:  # a quoted name may go over several lines
+                break
+    readings = []
+    for delimiter in ",;\t":
+        with suppress(csv.Error):
+            rows = list(_reader(lines.row, delimiter))
+            if len(rows) == 1:
+                readings.append((delimiter, [cell.strip() for cell in rows[0]]))
+    if not readings:
         raise lines.unusable(f"has a header whose quotes do not match, in line {number}")
-    delimiter, shown = max(found, key=lambda reading: (-len(_missing(reading[1])), len(reading[1])))
+    delimiter, shown = max(readings, key=lambda one: (-len(_missing(one[1])), len(one[1])))
     if missing := _missing(shown):
-        raise lines.unusable(f"lacks {' and '.join(missing)} in its header: {_listed(shown)}")
+        told = ", ".join(printable(name[:40]) for name in shown[:10])
+        more = ", ..." if len(shown) > 10 else ""
+        raise lines.unusable(f"lacks {' and '.join(missing)} in its header: {told}{more}")
     names = [*map(_column, shown)]
     for name in COLUMNS:
         if names.count(name) > 1:
@@ -380,95 +394,31 @@ def _missing(names: list[str]) -> list[str]:
     return [name for name in COLUMNS if name not in map(_column, names)]
 
 
-def _column(name: str) -> str:
-    """A column's name as it is compared: ``Send ID`` will do."""
-    return name.lower().replace(" ", "_")
+def _bad_row(lines: _Lines, delimiter: str, why: str) -> BadRow:
+    """What csv cannot read.
 
-
-def _listed(names: list[str], longest: int = 40, most: int = 10) -> str:
-    shown = [printable(name[:longest]) for name in names[:most]]
-    return ", ".join(shown) + (", ..." if len(names) > most else "")
-
-
-class _Record:
-    """A row and the physical lines that it takes: more than one if it has a quoted cell.
-
-    Attributes:
-        taken: its lines as far as they were asked for.
+    Raises:
+        ConfigurationError: where the row ends cannot be known.
     """
-
-    def __init__(self, first: str, lines: _Lines) -> None:
-        self.taken = [first]
-        self._number = lines.number
-        self._lines = lines
-
-    def __iter__(self) -> Iterator[str]:
-        """Its lines, for a parser that stops asking where the row ends."""
-        yield self.taken[0]
-        size = len(self.taken[0])
-        for line in self._lines:
-            text = line if isinstance(line, str) else line.start
-            self.taken.append(text)
-            size += len(text)
-            if isinstance(line, _TooLong) or size > MAX_LINE:
-                raise csv.Error(_TOO_LONG)
-            yield text
-
-    def take_header(self) -> None:
-        """Take lines until the quotes match, which needs no delimiter."""
-        quotes = 0
-        for line in self:
-            quotes += line.count('"')
-            if quotes % 2 == 0:
-                break
-
-    def cells(self, delimiter: str) -> list[str] | BadRow:
-        """The cells; takes as many lines as they need.
-
-        Raises:
-            ConfigurationError: where the row ends cannot be known.
-        """
-        try:
-            return next(_reader(self, delimiter))
-        except csv.Error as error:
-            opened = self._opened(delimiter)
-            # Lines that a quote has swallowed may have been rows, and those that follow may be the
-            # rest of a cell that csv gave up. But nothing follows the last line.
-            if len(self.taken) > 1 or (opened is not None and next(self._lines, None)):
-                raise _unclosed(self._lines, opened or self._number, _words(error)) from None
-            return BadRow(self._number, f"it is not CSV: {_words(error)}")
-
-    def _opened(self, delimiter: str) -> int | None:
-        """The line in which the quote opens that is still open, or ``None``."""
+    number, row = lines.began, lines.row
+    if len(row) == 1 and lines.too_long:
+        opened = number if lines.quotes % 2 else None
+    else:
         # What csv says of the last of several lines is wrong, unless the file ended there.
-        good = self.taken if len(self.taken) == 1 or self._lines.ended else self.taken[:-1]
-        quoted = rf'(?:\A|{delimiter}) *("[^"]*(?:""[^"]*)*("|\Z))'
-        for cell in re.finditer(quoted, "".join(good)):
+        good = "".join(row if len(row) == 1 or lines.ended else row[:-1])
+        opened = None
+        for cell in re.finditer(rf'(?:\A|{delimiter}) *("[^"]*(?:""[^"]*)*("|\Z))', good):
             if not cell[2]:
-                ends = accumulate(map(len, good))
-                return self._number + sum(end <= cell.start(1) for end in ends)
-        return None
-
-
-def _reader(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    # Blanks around cells do not count, so those before a quote must not make it part of an ID.
-    return csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
-
-
-def _parsed(lines: list[str], delimiter: str) -> list[list[str]]:
-    """The rows, none if it is not CSV."""
-    try:
-        return list(_reader(lines, delimiter))
-    except csv.Error:
-        return []
-
-
-def _words(error: csv.Error) -> str:
-    return printable(str(error).replace("\t", "tab"))
-
-
-def _unclosed(lines: _Lines, line: int, why: str) -> ConfigurationError:
-    return lines.unusable(
-        f"cannot be divided into rows: the quote that opens in line {line} is not closed where "
-        f"its cell should end ({why})"
-    )
+                opened = number + sum(end <= cell.start(1) for end in accumulate(map(len, row)))
+        # Lines that a quote has swallowed may have been rows, and those that follow may be the
+        # rest of a cell that csv gave up. But nothing follows the last line.
+        if len(row) > 1:
+            opened = opened or number
+        elif opened and not next(lines, None):
+            opened = None
+    if opened:
+        raise lines.unusable(
+            f"cannot be divided into rows: the quote that opens in line {opened} is not closed "
+            f"where its cell should end ({why})"
+        )
+    return BadRow(number, f"it is {why}" if lines.too_long else f"it is not CSV: {why}")

@@ -59,15 +59,17 @@ class Summary:
         failed = self.lines["failed"] + self.failed_before + self.left + self.bad
         return SOME_FAILED if failed else 0
 
+    @property
+    def known_before(self) -> dict[str, int]:
+        """What is known before anything is sent."""
+        names = ("rows", "bad", "repeated", "before", "failed_before")
+        return {name: getattr(self, name) for name in names}
+
     def as_json(self) -> dict[str, object]:
         """As ``--json`` shows it."""
         resets_at = getattr(self.ended, "resets_at", None)
         return {
-            "rows": self.rows,
-            "bad": self.bad,
-            "repeated": self.repeated,
-            "before": self.before,
-            "failed_before": self.failed_before,
+            **self.known_before,
             **self.lines,
             "unwritten": self.unwritten,
             "unknown": self.unknown,

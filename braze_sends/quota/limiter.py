@@ -145,7 +145,11 @@ class _Line:
         if not late_comer:  # a further attempt keeps the place of the first
             self.waiters = dict(sorted(self.waiters.items()))
         waiter.line, waiter.joined = self, self.meter(now)
-        heappush(self.ends, (waiter.joined + waiter.budget.left, ticket))
+        self.await_end(waiter)
+
+    def await_end(self, waiter: _Waiter) -> None:
+        """Note when its budget ends."""
+        heappush(self.ends, (waiter.joined + waiter.budget.left, waiter.budget.ticket))
 
     def leave(self, waiter: _Waiter, now: float) -> None:
         del self.waiters[waiter.budget.ticket]
@@ -279,7 +283,7 @@ class _Group:
                 outcome.doubted.add(ask.lease)
             if ask.in_doubt or repeat:
                 outcome.passing.add(ask.lease)
-            elif waiter in self.behind:
+            elif waiter in self.behind and bucket.holder(ask) is None:
                 continue
             asking.append(ask)
         for ask, decision in zip(
@@ -599,8 +603,9 @@ class Limiter:
                 self._leave(waiter, now)
                 self._pause = FIRST_LOOK
                 waiter.future.set_result(group.served(waiter, decision, outcome))
+        looked_up = {waiter.budget.ticket for waiter in (*group.front, *group.behind)}
         for line, wait in heads.items():
-            self._wait(line, wait, outcome, now)
+            self._wait(line, wait, outcome, looked_up, now)
         if any(line not in heads for line in self._lines.values()):
             self._look_again = True  # the whole front of one was served
         self._arm(outcome.next_change - outcome.now + random.uniform(0, JITTER))
@@ -619,13 +624,25 @@ class Limiter:
             self._leave(waiter, now)
             self._join(waiter, in_doubt=passing, now=now)
 
-    def _wait(self, line: _Line, wait: Wait, outcome: _Outcome, now: float) -> None:
-        """All in a line wait as the first of them does, unless that is longer than they may."""
+    def _wait(
+        self, line: _Line, wait: Wait, outcome: _Outcome, looked_up: set[int], now: float
+    ) -> None:
+        """All in a line wait as the first of them does, unless that is longer than they may.
+
+        Another process may have created the pair of one that stood behind, so it is looked up
+        before it is told that nothing is left.
+        """
         line.count(wait.reason is Reason.QUOTA, now)
         if wait.reason is not Reason.QUOTA:
             return
         within = 0.0 if wait.until is None else wait.until - outcome.now
-        for waiter in line.spent(within, now):
+        for waiter in list(line.spent(within, now)):
+            ticket = waiter.budget.ticket
+            if ticket not in looked_up:
+                line.await_end(waiter)
+                self._fresh[ticket] = waiter
+                self._look_again = True
+                continue
             self._leave(waiter, now)
             if not waiter.future.done():
                 waiter.future.set_exception(_exhausted(waiter.ask, wait, outcome))

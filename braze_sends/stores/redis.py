@@ -18,7 +18,7 @@ import attrs
 from braze_sends.errors import ConfigurationError, StoreError
 from braze_sends.quota.rule.bucket import Bucket
 from braze_sends.stores.codec import dump, load_bucket, load_remembered
-from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction
+from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction, steady
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -28,11 +28,19 @@ T = TypeVar("T")
 
 #: Seconds for one command, and for all tries of a transaction that others are faster than.
 COMMAND_TIMEOUT, CONTENTION_TIMEOUT = 5.0, 20.0
+#: Seconds by which an assumed time may be behind the server's clock. So much earlier than its owner
+#: others may take a lease for expired, so it is far less than a lease's grace.
+BEHIND = 0.1
+#: Seconds in a second by which the server's clock may be slower than ours.
+DRIFT = 1e-4
 
-# Reads; or, given a new revision, compares and sets. The revision is random and not counted, so
-# that a Redis that was restarted empty, or from an old dump, cannot come to the same one again. A
-# command that is retried because its reply was lost finds its own revision and is content. A
-# conflict hands back the state, which saves asking for it.
+# Compares what a process assumes with what is true. If all of it holds, the new state is kept, if
+# there is one, and the reply is the time alone. Else nothing is written, and the reply is what is
+# true, which saves asking for it.
+#
+# The revision is random and not counted, so that a Redis that was restarted empty, or from an old
+# dump, cannot come to the same one again. Each write has a new one. A command that is retried
+# because its reply was lost finds its own revision and is content.
 #
 # A server that was restarted from an old dump, and a replica that was behind, have lost writes.
 # Each has another run_id than the one that the record was kept on. The count shows a record that
@@ -40,31 +48,69 @@ COMMAND_TIMEOUT, CONTENTION_TIMEOUT = 5.0, 20.0
 # are. INFO may be forbidden to the user, or renamed: then the run_id is empty, and the one kept
 # stays.
 #
-# KEYS: the state, then the pairs looked at. ARGV: the revision expected, the new one or '', the
-# state, milliseconds to keep state and memories, the run_id expected, the new count, then for each
-# pair what to remember, or ''.
+# KEYS: the state, then the pairs. ARGV: the revision, the run_id and the time assumed; the seconds
+# by which that may be behind, or '' if it was read with the revision; the new revision or '', state
+# and count; the milliseconds to keep state and memories; then for each pair what is assumed to be
+# remembered, and what to remember, or ''.
 _STEP = """
 local info = redis.pcall('INFO', 'server')
 local server = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
-local kept = redis.call('HMGET', KEYS[1], 'revision', 'state', 'server', 'count')
-local revision = kept[1] or ''
-if ARGV[2] ~= '' and (revision == ARGV[2] or revision == ARGV[1] and server == ARGV[6]) then
-  if revision ~= ARGV[2] then
-    redis.call('HSET', KEYS[1], 'revision', ARGV[2], 'state', ARGV[3], 'count', ARGV[7])
-    if server ~= '' then redis.call('HSET', KEYS[1], 'server', server) end
-    redis.call('PEXPIRE', KEYS[1], ARGV[4])
-    for i = 2, #KEYS do
-      if ARGV[i + 6] ~= '' then redis.call('SET', KEYS[i], ARGV[i + 6], 'PX', ARGV[5]) end
-    end
-  end
-  return {}
-end
 local time = redis.call('TIME')
+local kept = redis.call('HMGET', KEYS[1], 'revision', 'state', 'server', 'count')
+local revision, new = kept[1] or '', ARGV[5]
+if new ~= '' and revision == new then return time end
+local holds = revision == ARGV[1] and server == ARGV[2]
+if ARGV[4] ~= '' then
+  local behind = time[1] + time[2] / 1e6 - ARGV[3]
+  holds = holds and behind >= 0 and behind <= tonumber(ARGV[4])
+end
 local count = tonumber(kept[4] or '0') or 0
 local found = {time[1], time[2], revision, kept[2] or '', server, kept[3] or '', count}
-for i = 2, #KEYS do found[i + 6] = redis.call('GET', KEYS[i]) or '' end
-return found
+for i = 2, #KEYS do
+  found[i + 6] = redis.call('GET', KEYS[i]) or ''
+  holds = holds and found[i + 6] == ARGV[2 * i + 6]
+end
+if not holds then return found end
+if new ~= '' then
+  redis.call('HSET', KEYS[1], 'revision', new, 'state', ARGV[6], 'count', ARGV[7])
+  if server ~= '' then redis.call('HSET', KEYS[1], 'server', server) end
+  redis.call('PEXPIRE', KEYS[1], ARGV[8])
+  for i = 2, #KEYS do
+    local memory = ARGV[2 * i + 7]
+    if memory ~= '' then redis.call('SET', KEYS[i], memory, 'PX', ARGV[9]) end
+  end
+end
+return time
 """
+
+
+@attrs.frozen
+class _Seen:
+    """A workspace's record, as a try of a transaction goes by it.
+
+    Attributes:
+        revision: names it; empty if there is none.
+        state: the bucket as text.
+        server: the run_id of the server that has it, or empty.
+        kept_on: that of the server that it was kept on.
+        count: how often it was written.
+        now: the server's clock, seconds.
+        memories: what is remembered of the pairs asked for, as text.
+        assumed: whether the server has still to be asked if all of this is so.
+    """
+
+    revision: bytes | str = ""
+    state: bytes | str = ""
+    server: bytes | str = ""
+    kept_on: bytes | str = ""
+    count: int = 0
+    now: float = 0.0
+    memories: dict[str, bytes] = attrs.field(factory=dict)
+    assumed: bool = False
+
+
+#: Never holds, since its time is long past: a step that assumes it only asks.
+_NOTHING = _Seen(assumed=True)
 
 
 @attrs.define(eq=False)
@@ -155,6 +201,10 @@ class RedisStore:
         self._lock = threading.Lock()
         # The highest count that was seen of each workspace's record.
         self._counts: dict[str, int] = {}
+        # What was last seen of each workspace's record.
+        self._seen: dict[str, _Seen] = {}
+        # What the server's clock had reached when ``steady`` showed the second number.
+        self._reached = 0.0, 0.0
 
     def __repr__(self) -> str:
         return f"RedisStore({self._name!r})"
@@ -185,55 +235,111 @@ class RedisStore:
         pairs: Collection[str],
         change: Callable[[Transaction], T],
     ) -> T:
-        redis, asked = client.redis, list(pairs)
-        nothing = ["", "", "", 0, 0, "", 0, *[""] * len(asked)]
-        found = await self._step(redis, workspace, asked, nothing)
-        tries = 0
+        redis, asked, tries = client.redis, list(pairs), 0
+        # Most likely nobody else has written since. So the first try goes by what was last seen,
+        # and as if nothing were remembered of the pairs. The step that is to keep what it leaves
+        # checks that. If it leaves all as it was, such a step asks, and a second try goes by that.
+        seen = self._last_seen(workspace) or await self._look(redis, workspace, asked)
         while True:
             _check(limit)
-            seconds, microseconds, revision, state, server, kept_on, count, *memories = found
-            transaction = Transaction(
-                now=int(seconds) + int(microseconds) / 1e6,
-                # The server's clock is taken for UTC until a Date of Braze's corrects it.
-                bucket=load_bucket(state) if state else Bucket(offset=0.0),
-                pairs={
-                    pair: load_remembered(memory)
-                    for pair, memory in zip(asked, memories, strict=False)
-                    if memory
-                },
-            )
-            bucket, seen = transaction.bucket, self._counts.get(workspace, 0)
             opened = client.connections.opened
-            fresh = client.believed.get(workspace) != opened
-            if state and _may_be_old(bucket, server, kept_on, int(count) < seen, fresh=fresh):
-                bucket.distrust(transaction.now)
-            untouched, before = dump(bucket), dict(transaction.pairs)
-            result = change(transaction)
-            if dump(bucket) == untouched and transaction.pairs == before:
-                self._counts[workspace] = max(seen, int(count))
+            try:
+                transaction = self._begin(client, workspace, seen)
+                untouched, before = dump(transaction.bucket), dict(transaction.pairs)
+                result = change(transaction)
+            except Exception:
+                if not seen.assumed:
+                    raise  # else it may not with what is true
+                seen = await self._look(redis, workspace, asked)
+                continue
+            left = seen
+            if (state := dump(transaction.bucket)) != untouched or transaction.pairs != before:
+                left = attrs.evolve(
+                    seen,
+                    revision=secrets.token_hex(8),
+                    state=state,
+                    kept_on=seen.server or seen.kept_on,
+                    count=max(seen.count, self._counts.get(workspace, 0)) + 1,
+                )
+            elif not seen.assumed:
+                self._saw(workspace, seen)
                 return result
             # Others may have come to be in doubt meanwhile; they are looked at from now on.
             asked += transaction.pairs.keys() - set(asked)
-            remembered = [
-                ""
-                if (memory := transaction.pairs.get(pair)) in (None, before.get(pair))
-                else dump(memory)
-                for pair in asked
-            ]
-            kept = [int(STATE_KEPT * 1000), int(MEMORY * 1000), server]
-            new, next_count = secrets.token_hex(8), max(seen, int(count)) + 1
-            found = await self._step(
-                redis,
-                workspace,
-                asked,
-                [revision, new, dump(bucket), *kept, next_count, *remembered],
-            )
-            if not found:
-                self._counts[workspace] = max(next_count, self._counts.get(workspace, 0))
+            remembered = {
+                pair: dump(memory)
+                for pair, memory in transaction.pairs.items()
+                if memory != before.get(pair)
+            }
+            holds, found = await self._ask(redis, workspace, asked, seen, left, remembered)
+            if holds and left is not seen:
                 client.believed[workspace] = opened
+                self._saw(workspace, left)
                 return result
-            tries = min(tries + 1, 6)
-            await asyncio.sleep(random.uniform(0, 0.001 * 2**tries))
+            if not seen.assumed:
+                tries = min(tries + 1, 6)
+                await asyncio.sleep(random.uniform(0, 0.001 * 2**tries))
+            seen = found
+
+    def _begin(self, client: _Client, workspace: str, seen: _Seen) -> Transaction:
+        # The server's clock is taken for UTC until a Date of Braze's corrects it.
+        bucket = load_bucket(seen.state) if seen.state else Bucket(offset=0.0)
+        set_back = seen.count < self._counts.get(workspace, 0)
+        fresh = client.believed.get(workspace) != client.connections.opened
+        if seen.state and _may_be_old(bucket, seen.server, seen.kept_on, set_back, fresh=fresh):
+            bucket.distrust(seen.now)
+        pairs = {pair: load_remembered(memory) for pair, memory in seen.memories.items()}
+        return Transaction(seen.now, bucket, pairs)
+
+    async def _look(self, redis: Redis, workspace: str, pairs: list[str]) -> _Seen:
+        return (await self._ask(redis, workspace, pairs, _NOTHING, _NOTHING, {}))[1]
+
+    async def _ask(
+        self,
+        redis: Redis,
+        workspace: str,
+        pairs: list[str],
+        seen: _Seen,
+        left: _Seen,
+        remembered: dict[str, str],
+    ) -> tuple[bool, _Seen]:
+        """Keep what a try ``left`` of what it had ``seen``, if that holds.
+
+        Returns:
+            whether it holds, and what was there before the step.
+        """
+        arguments = [seen.revision, seen.server, seen.now, BEHIND if seen.assumed else ""]
+        arguments += ["", "", 0] if left is seen else [left.revision, left.state, left.count]
+        arguments += [int(STATE_KEPT * 1000), int(MEMORY * 1000)]
+        for pair in pairs:
+            arguments += [seen.memories.get(pair, ""), remembered.get(pair, "")]
+        reply = await self._step(redis, workspace, pairs, arguments)
+        seconds, microseconds, *found = reply
+        clock = int(seconds) + int(microseconds) / 1e6
+        with self._lock:
+            # A reply that took long tells less than is known, unless the clock was set back.
+            if clock < seen.now or clock > self._now():
+                self._reached = clock, steady()
+        if not found:
+            return True, attrs.evolve(seen, now=clock, assumed=False)
+        revision, state, server, kept_on, count, *texts = found
+        memories = {pair: text for pair, text in zip(pairs, texts, strict=True) if text}
+        return False, _Seen(revision, state, server, kept_on, int(count), clock, memories)
+
+    def _saw(self, workspace: str, seen: _Seen) -> None:
+        self._counts[workspace] = max(self._counts.get(workspace, 0), seen.count)
+        # A server that does not tell its run_id may be restarted before the next step, unseen.
+        if seen.server:
+            self._seen[workspace] = attrs.evolve(seen, memories={})
+
+    def _last_seen(self, workspace: str) -> _Seen | None:
+        seen = self._seen.get(workspace)
+        return seen and attrs.evolve(seen, now=self._now(), assumed=True)
+
+    def _now(self) -> float:
+        """What the server's clock has reached: behind it by a reply's way, and never ahead."""
+        clock, at = self._reached
+        return clock + (steady() - at) * (1 - DRIFT)
 
     async def _step(
         self, redis: Redis, workspace: str, pairs: list[str], arguments: list[Any]
@@ -273,7 +379,7 @@ class RedisStore:
 
 
 def _may_be_old(
-    bucket: Bucket, server: bytes, kept_on: bytes, set_back: bool, *, fresh: bool
+    bucket: Bucket, server: bytes | str, kept_on: bytes | str, set_back: bool, *, fresh: bool
 ) -> bool:
     """Whether the server may have lost what was kept after this state."""
     if server or set_back:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import typer
 
-from braze_sends import QuotaExhaustedError
+from braze_sends import QuotaExhaustedError, RateLimitError
 from braze_sends.cli.common import come_back, moment, printing, reporting
-from braze_sends.cli.output import Output
+from braze_sends.journal import Journal
 from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import KEY, Gate, Run
 from tests.clocks import NOON
@@ -479,15 +479,15 @@ def test_an_output_that_is_cut_short_after_the_last_line(
     batch: Batch, fake: FakeBraze, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that has written all lines does not end well if some of them are gone by then."""
-    write = Output.write
+    write = Journal.write
 
-    def cut(output: Output, *args: Any, **options: Any) -> Any:
-        written = write(output, *args, **options)
+    def cut(journal: Journal, *args: Any, **options: Any) -> Any:
+        written = write(journal, *args, **options)
         if len(fake.created) == 2:
             os.truncate("out.jsonl", os.path.getsize("out.jsonl") - 1)
         return written
 
-    monkeypatch.setattr(Output, "write", cut)
+    monkeypatch.setattr(Journal, "write", cut)
     result = batch(csv(1, 2))
 
     assert (1, 2) == (result.exit_code, len(fake.created))
@@ -632,6 +632,7 @@ def test_when_to_come_back() -> None:
     assert "in 30 s" == come_back(before)
     assert "later" == come_back(QuotaExhaustedError("nobody knows"))
     assert "in 30 s" == come_back(QuotaExhaustedError("", retry_after=30))
+    assert "later" == come_back(RateLimitError(""))
 
 
 def test_bad_rows_as_json(batch: Batch) -> None:
@@ -844,7 +845,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     install, handled = signal.signal, list[int]()
 
     def installing(number: int, handler: Any) -> Any:
-        if getattr(handler, "__module__", None) != "braze_sends.cli.batch":
+        if getattr(handler, "__module__", None) != "braze_sends.cli.common":
             return install(number, handler)
 
         def handling(number: int, frame: Any) -> None:
@@ -902,7 +903,7 @@ def test_ctrl_c_twice_ends_it_at_once(
     monkeypatch.setattr("os._exit", exits.append)
     monkeypatch.setattr("os.write", lambda number, data: shown.append(data))
     if terminal:
-        monkeypatch.setattr("braze_sends.cli.batch._on_a_terminal", lambda: True)
+        monkeypatch.setattr("braze_sends.cli.common._on_a_terminal", lambda: True)
     fake.fault_for = lambda request: interrupt(2)
     batch(csv(1))
 

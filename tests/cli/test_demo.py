@@ -27,7 +27,7 @@ from braze_sends import (
 )
 from braze_sends.cli import demo
 from braze_sends.cli.app import app
-from braze_sends.cli.demo import Books, Plan, disagreements
+from braze_sends.testing.demo import Books, Plan, disagreements
 from tests.clocks import NOON
 
 PLAN = Plan(limit=2, pairs=3, twice=1)
@@ -84,7 +84,7 @@ def idle() -> Iterator[IdleSelector]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asyncio.events, "new_event_loop", new_loop)
         patch.setattr(time, "time", selector.time)
-        patch.setattr(demo, "MemoryStore", store)
+        patch.setattr("braze_sends.testing.demo.MemoryStore", store)
         yield selector
 
 

@@ -127,7 +127,8 @@ def test_ctrl_c_while_modules_are_imported(start: Start, tmp_path: Path, module:
     """Ctrl-C before a command has begun ends it with exit code 130 and without a word."""
     (tmp_path / "sitecustomize.py").write_text(AT_AN_IMPORT)
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    command = start("--version", real_time=True, env={"PYTHONPATH": path, "INTERRUPT_AT": module})
+    env = {"PYTHONPATH": path, "INTERRUPT_AT": module}
+    command = start("create", "c", "--store", "memory://", real_time=True, env=env)
 
     assert (130, "", "") == ended(command)
 

@@ -195,9 +195,10 @@ TOO_LONG = "over 1048576 bytes long"
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("over", [-1, 0, 1, 2, 3, 65535, 65536, 65537])
 def test_longest_line(end: bytes, over: int) -> None:
-    """A line of 1 MiB with its end is read; one byte more is too much, wherever blocks end."""
+    """A line of 1 MiB with its end, which counts as one, is read; one byte more is too much,
+    wherever blocks end."""
     row = b'{"campaign_id": "c", "send_id": "s%d", "x": "%s"}'
-    long = row % (2, (MAX_LINE + over - len(row % (2, b"") + end)) * b"x")
+    long = row % (2, (MAX_LINE + over - len(row % (2, b"") + b"\n")) * b"x")
     good, bad = parse(end.join([row % (1, b""), long, row % (3, b""), b"{}"]))
 
     assert [("c", f"s{n}") for n in (1, 2, 3) if n != 2 or over <= 0] == good

@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
@@ -24,6 +25,7 @@ from unittest.mock import patch
 
 import aiohttp
 import attrs
+from redis.asyncio import Redis
 
 from braze_sends import BrazeSendsError, SendsClient, Store
 from braze_sends.models import QuotaStatus
@@ -238,6 +240,7 @@ class _Doing:
             patch("braze_sends.transport.steady", self._clock),
             patch("braze_sends.quota.limiter.steady", self._clock),
             patch("braze_sends.create.time", SimpleNamespace(time=self._wall)),
+            patch("braze_sends.stores.redis.steady", self._clock),
             # Between two tries of a contended transaction it would sleep by the clock.
             patch("braze_sends.stores.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
         ]
@@ -263,11 +266,14 @@ class _ClockedRedis(RedisStore):
         super().__init__(url)
         self._clock = clock
 
-    async def _step(self, *args: Any) -> list[bytes]:
-        found = await super()._step(*args)
-        if found:
-            seconds, fraction = divmod(self._clock(), 1)
-            found[:2] = [b"%d" % seconds, b"%d" % (1e6 * fraction)]
+    async def _step(
+        self, redis: Redis, workspace: str, pairs: list[str], values: list[Any]
+    ) -> list[bytes]:
+        # The server checks what its clock is taken for.
+        values = [*values[:2], time.time() - (self._clock() - values[2]), *values[3:]]
+        found = await super()._step(redis, workspace, pairs, values)
+        seconds, fraction = divmod(self._clock(), 1)
+        found[:2] = [b"%d" % seconds, b"%d" % (1e6 * fraction)]
         return found
 
 

@@ -61,6 +61,12 @@ def test_ten_thousand_days(mix: str, part: int) -> None:
         ("garbled", 300_058),
         # A create counted before midnight and answered after it took from the next own limit.
         ("own sleep", 200_020),
+        # The repeat had no headers, and no answer came after it.
+        ("garbled", 700_202),
+        # A pair that another process had created was looked up no more before it was refused.
+        ("own limit", 700_169),
+        # A pair under way, whose settling the store had lost, was refused behind others.
+        ("store", 700_041),
     ],
 )
 def test_a_day_that_once_failed(mix: str, seed: int) -> None:

@@ -219,10 +219,15 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         if self.leases or self._own_room(ask) <= ask.headroom:
             return math.inf
         missing = 1 - (self.room() - ask.headroom)
-        ripening = self.in_vain(self.used, self.learned)
+        begins = -math.inf if self.reset is None else self._begins(self.reset)
+        ripening = self.in_vain(self.used, self.learned, begins)
         if len(ripening) < missing:
             return math.inf
         return ripening[missing - 1] if missing > 0 else -math.inf
+
+    def _begins(self, reset: float) -> float:
+        """When the window that ends at ``reset`` begins at the earliest, on the steady clock."""
+        return reset - DAY - self.offset
 
     def _sighted(self, ask: Ask) -> bool:
         """Whether a limit was sighted that has room, and a create beyond ours would confirm it.
@@ -390,8 +395,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         # An answer to a request from before cannot tell what has been counted since.
         self.known = self.known or self.is_probe(begun)
         if self.unconfirmed:
-            window_begins = window.reset - DAY - self.offset  # at the earliest
-            self.clear_unconfirmed(begun, window_begins)
+            self.clear_unconfirmed(begun, self._begins(window.reset))
         return True
 
     def _of_ended_window(self, window: Reading | None, begun: float, now: float) -> bool:

@@ -229,15 +229,18 @@ class Ledger:
             if slot.ripe <= begun:
                 self.unconfirmed[name] = attrs.evolve(slot, asked=True)
 
-    def in_vain(self, used: int, learned: float) -> list[float]:
+    def in_vain(self, used: int, learned: float, window_begins: float) -> list[float]:
         """When each slot ripens that may be one too many, the first one first.
 
-        A doubt may be, and a success without headers that ``used`` includes already.
+        A doubt may be, and a success without headers that ``used`` includes already, or whose first
+        attempt may have been counted before this window began.
         """
-        slots = [slot for slot in self.unconfirmed.values() if not slot.asked]
-        certain = sorted(slot.ripe for slot in slots if slot.certain)
-        doubts = [slot.ripe for slot in slots if not slot.certain]
-        return sorted(doubts + certain[: self.included(used, learned)])
+        certain, others = list[float](), list[float]()
+        for slot in self.unconfirmed.values():
+            if not slot.asked:
+                ours = slot.certain and slot.begun > window_begins
+                (certain if ours else others).append(slot.ripe)
+        return sorted(others + sorted(certain)[: self.included(used, learned)])
 
     def included(self, used: int, learned: float) -> int:
         """How many successes without headers ``used`` may include: those from before ``learned``,

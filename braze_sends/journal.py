@@ -1,8 +1,17 @@
-"""The output of a batch: one JSON line for each row that was decided.
+"""The journal of a batch: a file with one JSON line for each send that was decided.
 
 A batch may be killed at any moment, and the machine may crash: a line that was written is on disk
-before the next send starts, and the next run goes on after it. The file holds such lines and
-nothing else, so a file with anything else in it is somebody else's, and is left as it is.
+before the next send starts, and the next run goes on after it.
+
+::
+
+    with Journal.open("sends.jsonl") as journal:
+        todo = journal.missing(requests)
+        async for outcome in braze.iter_send_ids(todo, concurrency=1):
+            journal.write(outcome)
+
+The file holds such lines and nothing else, so a file with anything else in it is somebody else's,
+and is left as it is.
 """
 
 from __future__ import annotations
@@ -14,27 +23,34 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self, get_args
 
-from braze_sends.cli.rows import MAX_LINE
-from braze_sends.errors import BrazeSendsError
+import attrs
+
+from braze_sends.batch import Outcome
+from braze_sends.errors import BadRequestError, BrazeSendsError, ConfigurationError
 from braze_sends.models import CreateSendId
 from braze_sends.protocol import check_request, pair_digest
 
+__all__ = ["Entry", "Journal", "JournalError", "Status"]
+
 Status = Literal["created", "reused", "queued", "failed"]
 
-#: Characters that a line shows of an error or a request ID; these come from the network.
+#: Characters that a line keeps of an error or a request ID; these come from the network.
 MAX_TEXT: Final = 1000
+
+#: Bytes of the longest line that is read, its end included.
+MAX_LINE: Final = 1024 * 1024
 
 #: Bytes that there must be room for before anything is sent: a day's lines without long errors.
 ROOM: Final = 16 * 1024
 
 
-class OutputError(BrazeSendsError):
-    """The output cannot be used, or a line could not be written to it.
+class JournalError(BrazeSendsError):
+    """The journal cannot be used, or a line could not be written to it.
 
     Attributes:
         line: the line that could not be written, without its line break, and is nowhere else;
@@ -46,95 +62,158 @@ class OutputError(BrazeSendsError):
         self.line = line
 
 
-class Output:
-    """The result lines: appended, and on disk before the next send starts.
+@attrs.frozen
+class Entry:
+    """What a line tells.
 
-    Opening a regular file locks it against other batches until it is closed or the process ends,
-    reads the lines that it has, and makes sure that there is room for more. A pipe or a device is
-    only written to, and so is standard output. Not for several threads at once.
+    Attributes:
+        campaign_id: the campaign.
+        send_id: the send ID that was asked for.
+        status: ``"created"``; ``"reused"``, which cost nothing; ``"queued"``: Braze will create it
+            later; ``"failed"``: Braze refused this pair with a 400.
+        error: why it failed, in words, or ``None``.
+        request_id: Braze's ``X-Request-Id``, or ``None``.
+        at: when it was decided, ISO 8601, UTC.
+    """
 
-    Args:
-        path: the file, created if it is missing; ``None`` is standard output.
-        read_only: only read the lines that there are: nothing is created, locked or mended.
+    campaign_id: str
+    send_id: str
+    status: Status
+    error: str | None
+    request_id: str | None
+    at: str
+
+    @classmethod
+    def of(cls, outcome: Outcome, at: datetime) -> Entry | None:
+        """The entry for an outcome; ``None`` if it decides nothing.
+
+        The pair is that of the request, by which a rerun finds it. Should Braze ever name a send
+        otherwise, the request did not get what it asks for: the status is ``"failed"``, and the
+        error tells what there is instead.
+        """
+        request, send, error = outcome.request, outcome.result, outcome.error
+        told: str | None = None
+        if send is not None:
+            status: Status = "queued" if send.queued else "reused" if send.reused else "created"
+            if send.send_id != request.send_id:
+                status = "failed"
+                told = f"Braze has created it under another send ID: {send.send_id}"
+        elif isinstance(error, BadRequestError) and not error.from_edge:
+            status, told = "failed", f"{type(error).__name__}: {error}"
+        else:
+            return None
+        request_id: str | None = getattr(send or error, "request_id", None)
+        return cls(
+            request.campaign_id,
+            request.send_id,  # type: ignore[arg-type]  # ``Journal.write`` refuses None
+            status,
+            told and told[:MAX_TEXT],
+            request_id and request_id[:MAX_TEXT],
+            at.astimezone(UTC).isoformat(timespec="milliseconds"),
+        )
+
+
+class Journal:
+    """The lines of a batch: appended, and on disk before the next send starts. See ``open``.
+
+    Not for several threads at once.
 
     Attributes:
         lasting: a rerun can go on from it: it is a regular file.
-        torn: the last line had been cut short by a kill or a crash, and was removed; its row is
-            to be asked for again.
-
-    Raises:
-        OutputError: it cannot be used, another batch is writing it, or it has a line that is not
-            one of these; then it stays as it was.
+        torn: the last line had been cut short by a kill or a crash, and was removed; its request
+            is to be asked for again.
     """
 
-    def __init__(self, path: str | None, *, read_only: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.torn = False
-        self._name = "standard output" if path is None else path
+        self._name = "standard output" if path is None else os.fspath(path)
         self._decided: dict[bytes, Status] = {}
         self._half: int | None = None  # where a half-written line begins, if it is still there
         self._end = 0  # of the last line in a regular file
         self._opened: io.FileIO | None = None
         self._lasting: io.FileIO | None = None  # the same, if it is a regular file
-        with self._reporting(verb="read" if read_only else "written"):
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | None, *, read_only: bool = False) -> Journal:
+        """Open a journal, and read the lines that it has.
+
+        A regular file is locked against other batches until it is closed or the process ends, and
+        there is room in it for more lines. A pipe or a device is only written to.
+
+        Args:
+            path: the file, created if it is missing; ``None`` is standard output.
+            read_only: only read the lines that there are: nothing is created, locked or mended.
+
+        Raises:
+            JournalError: it cannot be used, another batch is writing it, or it has a line that is
+                not one of these; then it stays as it was.
+        """
+        journal = cls(path)
+        with journal._reporting(verb="read" if read_only else "written"):
             if path is None:
                 _standard_output()  # if it is closed, that is to be known now
             elif read_only:
-                self._look(path)
+                journal._look(journal._name)
             else:
-                self._opened = self._open(path)
+                journal._opened = journal._open(journal._name)
+        return journal
 
-    def knows(self, request: CreateSendId) -> bool:
-        """Whether the pair has a line already."""
+    def __contains__(self, request: CreateSendId) -> bool:
+        """Whether the request has a line."""
         return self.status(request) is not None
 
     def status(self, request: CreateSendId) -> Status | None:
-        """What the line of the pair says, ``None`` if it has none yet."""
+        """What the line of the request says, ``None`` if it has none yet."""
         return self._decided.get(pair_digest(request))
 
-    def write(
-        self,
-        request: CreateSendId,
-        status: Status,
-        *,
-        send_id: str | None = None,
-        error: str | None = None,
-        request_id: str | None = None,
-        at: datetime,
-    ) -> tuple[Status, str | None]:
-        """Append a line, and return the status and the error that it tells.
-
-        A line always names the pair of its row, by which a rerun finds it. Should Braze ever name
-        a send otherwise, the row did not get what it asks for: the line says ``failed``, and its
-        error what there is instead.
-
-        Args:
-            request: the row.
-            status: what became of it. All but ``"reused"``, which can be asked for again at no
-                cost, are on disk when this returns.
-            send_id: as Braze named it.
-            error: why it failed, in words.
-            request_id: Braze's ``X-Request-Id``.
-            at: when it was decided.
+    def missing(self, requests: Iterable[CreateSendId]) -> Iterator[CreateSendId]:
+        """The requests that have no line when their turn comes.
 
         Raises:
-            OutputError: the line could not be written, and is in the error; a regular file is as it
-                was before.
+            ConfigurationError: a request has no ``send_id``: a rerun could not find its line, and
+                would create another send.
         """
-        if send_id not in (None, request.send_id):
-            status, error = "failed", f"Braze has created it under another send ID: {send_id}"
-        line = _line(request, status, error, request_id, at)
-        if decision_in(line.encode()) != (pair_digest(request), status):
+        for request in requests:
+            if request.send_id is None:
+                raise ConfigurationError("a journal needs a send_id for each request")
+            if request not in self:
+                yield request
+
+    def write(self, outcome: Outcome, *, at: datetime | None = None) -> Entry | None:
+        """Append the line of an outcome; it is on disk when this returns.
+
+        An outcome that decides nothing gets no line: the quota has ended, or nobody knows what
+        became of the request. The next run asks again. A ``"reused"`` one may reach the disk later,
+        since it can be asked for again at no cost.
+
+        Args:
+            outcome: what became of a request that names its send.
+            at: when it was decided, now by default.
+
+        Returns:
+            what the line tells, ``None`` if none was written.
+
+        Raises:
+            JournalError: the line could not be written, and is in the error; a regular file is as
+                it was before.
+        """
+        entry = Entry.of(outcome, datetime.now(UTC) if at is None else at)
+        if entry is None:
+            return None
+        line = json.dumps(attrs.asdict(entry))
+        pair = pair_digest(outcome.request)
+        if decision_in(line.encode()) != (pair, entry.status):
             raise ValueError(f"no rerun could read this line: {line}")
         with self._reporting(line):
-            self._append(f"{line}\n".encode(), lasting=status != "reused")
-        self._decided[pair_digest(request)] = status
-        return status, error
+            self._append(f"{line}\n".encode(), lasting=entry.status != "reused")
+        self._decided[pair] = entry.status
+        return entry
 
     def check(self) -> None:
         """Make sure that a regular file still has all lines.
 
         Raises:
-            OutputError: another program has cut it short.
+            JournalError: another program has cut it short.
         """
         if self._lasting is not None:
             with self._reporting():
@@ -156,7 +235,7 @@ class Output:
         try:
             yield
         except OSError as error:
-            raise OutputError(
+            raise JournalError(
                 f"{self._name} cannot be {verb}: {error.strerror or error}", line=line
             ) from None
 
@@ -194,7 +273,7 @@ class Output:
         for stream in {1, 2} - {file.fileno()}:  # one that was closed may be ours
             with suppress(OSError):  # it is closed
                 if os.path.sameopenfile(file.fileno(), stream):
-                    raise OutputError(
+                    raise JournalError(
                         f"{self._name} is where standard {'output' if stream == 1 else 'error'} "
                         "goes, and each would overwrite the other"
                     )
@@ -207,7 +286,7 @@ class Output:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputError(f"{self._name} is being written by another batch") from None
+            raise JournalError(f"{self._name} is being written by another batch") from None
 
     def _read(self, file: io.FileIO) -> tuple[int, bool]:
         """Take in the lines. Where they end, and whether the last one lacks its line break."""
@@ -243,8 +322,8 @@ class Output:
         pair, status = decision
         self._decided[pair] = status
 
-    def _foreign(self, number: int) -> OutputError:
-        return OutputError(
+    def _foreign(self, number: int) -> JournalError:
+        return JournalError(
             f"{self._name} cannot be the output: its line {number} is no result of a batch"
         )
 
@@ -330,21 +409,6 @@ def _keep_name(path: str) -> None:
 # --- lines ---------------------------------------------------------------------------------------
 
 
-def _line(
-    request: CreateSendId, status: str, error: str | None, request_id: str | None, at: datetime
-) -> str:
-    return json.dumps(
-        {
-            "campaign_id": request.campaign_id,
-            "send_id": request.send_id,
-            "status": status,
-            "error": error and error[:MAX_TEXT],
-            "request_id": request_id and request_id[:MAX_TEXT],
-            "at": at.astimezone(UTC).isoformat(timespec="milliseconds"),
-        }
-    )
-
-
 def decision_in(line: bytes) -> tuple[bytes, Status] | None:
     """The digest of the pair in a line of ours and its status, ``None`` if it is none."""
     try:
@@ -376,4 +440,4 @@ def _is_torn(line: bytes) -> bool:
 
 #: One object for each, however many lines have it.
 _STATUSES: Final[Mapping[str, Status]] = {status: status for status in get_args(Status)}
-_KEYS: Final = ["campaign_id", "send_id", "status", "error", "request_id", "at"]
+_KEYS: Final = [field.name for field in attrs.fields(Entry)]

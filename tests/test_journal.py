@@ -1,4 +1,4 @@
-"""The output of a batch: its lines, what a kill or a crash leaves of them, and what is refused."""
+"""The journal of a batch: its lines, what a kill or a crash leaves of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -21,8 +21,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from braze_sends import BrazeSendsError, CreateSendId
-from braze_sends.cli.output import ROOM, Output, OutputError, Status
+from braze_sends import (
+    APITimeoutError,
+    BadRequestError,
+    BrazeSendsError,
+    ConfigurationError,
+    CreateSendId,
+    Outcome,
+    QuotaExhaustedError,
+    SendId,
+)
+from braze_sends.journal import ROOM, Entry, Journal, JournalError, Status
 from tests.waiting import PATIENCE
 
 A, B, C = (CreateSendId("campaign", name) for name in "abc")
@@ -31,6 +40,8 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 def line(request: CreateSendId = A, status: str = "created", error: str | None = None) -> bytes:
     """A result line as it should be."""
+    if status == "failed" and error is None:
+        error = "BadRequestError: 400: "
     fields = {
         "campaign_id": request.campaign_id,
         "send_id": request.send_id,
@@ -44,19 +55,30 @@ def line(request: CreateSendId = A, status: str = "created", error: str | None =
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the output is to be."""
+    """Where the journal is to be."""
     return tmp_path / "out.jsonl"
 
 
-def write(output: Output, request: CreateSendId = A, status: Status = "created") -> None:
+def outcome(
+    request: CreateSendId, status: Status, error: str | None = None, **more: Any
+) -> Outcome:
+    """What makes a line of that status."""
+    if status == "failed":
+        return Outcome(request, error=BadRequestError(error or "", status_code=400, **more))
+    states = {"queued": status == "queued", "reused": status == "reused"}
+    sent: dict[str, Any] = {"send_id": request.send_id, **states, **more}
+    return Outcome(request, SendId(request.campaign_id, **sent))
+
+
+def write(journal: Journal, request: CreateSendId = A, status: Status = "created") -> None:
     """Write a line."""
-    output.write(request, status, at=NOON)
+    assert journal.write(outcome(request, status), at=NOON) is not None
 
 
 def refusal(path: Path | str) -> str:
-    """Why a path cannot be the output, after its name."""
-    with pytest.raises(OutputError) as caught:
-        Output(str(path)).close()
+    """Why a path cannot be the journal, after its name."""
+    with pytest.raises(JournalError) as caught:
+        Journal.open(str(path)).close()
     assert (None, False) == (caught.value.line, caught.value.quota_spent)
     return str(caught.value).removeprefix(f"{path} ")
 
@@ -66,17 +88,17 @@ def refusal(path: Path | str) -> str:
 
 def test_a_line_for_each_row(path: Path) -> None:
     """A line has all that is known of a row, and times are UTC."""
-    with Output(str(path)) as output:
+    with Journal.open(str(path)) as journal:
         at = datetime(2026, 11, 22, 13, 0, 0, 123456, tzinfo=timezone(timedelta(hours=1)))
-        output.write(A, "created", send_id="a", request_id="r-1", at=at)
-        output.write(B, "failed", error="400: no \U0001f600\n", at=NOON)
-        output.write(C, "reused", at=NOON)
+        journal.write(outcome(A, "created", request_id="r-1"), at=at)
+        journal.write(outcome(B, "failed", "no \U0001f600\n"), at=NOON)
+        journal.write(outcome(C, "reused"), at=NOON)
 
     assert [
         '{"campaign_id": "campaign", "send_id": "a", "status": "created", "error": null, '
         '"request_id": "r-1", "at": "2026-11-22T12:00:00.123+00:00"}',
         '{"campaign_id": "campaign", "send_id": "b", "status": "failed", '
-        '"error": "400: no \\ud83d\\ude00\\n", "request_id": null, '
+        '"error": "BadRequestError: 400: no \\ud83d\\ude00\\n", "request_id": null, '
         '"at": "2026-11-22T12:00:00.000+00:00"}',
         '{"campaign_id": "campaign", "send_id": "c", "status": "reused", "error": null, '
         '"request_id": null, "at": "2026-11-22T12:00:00.000+00:00"}',
@@ -85,60 +107,108 @@ def test_a_line_for_each_row(path: Path) -> None:
 
 def test_a_rerun_knows_the_lines(path: Path) -> None:
     """Pairs that have a line are known, in the same run and in the next, which appends."""
-    with Output(str(path)) as output:
-        write(output, A, "failed")
-        assert [True, False] == [output.knows(A), output.knows(B)]
-    with Output(str(path)) as output:
-        write(output, B, "queued")
-        assert [True, True, False] == [output.knows(A), output.knows(B), output.knows(C)]
-        assert not output.torn
+    with Journal.open(str(path)) as journal:
+        write(journal, A, "failed")
+        assert [True, False] == [A in journal, B in journal]
+    with Journal.open(str(path)) as journal:
+        write(journal, B, "queued")
+        assert [True, True, False] == [A in journal, B in journal, C in journal]
+        assert not journal.torn
 
     assert line(A, "failed") + line(B, "queued") == path.read_bytes()
 
 
 def test_a_send_that_braze_names_otherwise(path: Path) -> None:
     """Its line has the pair of the row, by which a rerun finds it, and the other name in words."""
-    with Output(str(path)) as output:
+    with Journal.open(str(path)) as journal:
         told = "Braze has created it under another send ID: other"
-        assert ("failed", told) == output.write(A, "created", send_id="other", at=NOON)
-        assert ("created", None) == output.write(B, "created", send_id="b", at=NOON)
+        entry = journal.write(outcome(A, "created", send_id="other"), at=NOON)
+        assert entry == Entry(
+            "campaign", "a", "failed", told, None, "2026-11-22T12:00:00.000+00:00"
+        )
+        write(journal, B)
 
     assert line(A, "failed", told) + line(B) == path.read_bytes()
-    with Output(str(path)) as output:
-        assert output.knows(A)
+    with Journal.open(str(path)) as journal:
+        assert A in journal
 
 
 def test_text_from_the_network_is_cut(path: Path) -> None:
     """However long an error is, its line is one that a rerun can read."""
-    with Output(str(path)) as output:
+    with Journal.open(str(path)) as journal:
         text = "\U0001f600" * 1_000_000
-        output.write(A, "failed", error=text, request_id=text, at=NOON)
+        journal.write(outcome(A, "failed", text, request_id=text), at=NOON)
 
     assert path.stat().st_size < 30_000
     told = json.loads(path.read_bytes())
-    assert (text[:1000], text[:1000]) == (told["error"], told["request_id"])
-    with Output(str(path)) as output:
-        assert output.knows(A)
+    assert (f"BadRequestError: 400: {text}"[:1000], text[:1000]) == (
+        told["error"],
+        told["request_id"],
+    )
+    with Journal.open(str(path)) as journal:
+        assert A in journal
 
 
-@pytest.mark.parametrize(
-    ("request_", "status"), [(CreateSendId("c"), "created"), (A, "unheard of"), (A, None)]
-)
-def test_no_line_that_could_not_be_read(path: Path, request_: CreateSendId, status: Any) -> None:
+def test_no_line_that_could_not_be_read(path: Path) -> None:
     """A mistake in the program does not make the file useless."""
-    with Output(str(path)) as output, pytest.raises(ValueError, match=r"^no rerun could read"):
-        output.write(request_, status, at=NOON)
+    with Journal.open(path) as journal, pytest.raises(ValueError, match=r"^no rerun could read"):
+        journal.write(outcome(CreateSendId("c"), "created", send_id="s"))
 
     assert b"" == path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        APITimeoutError("", quota_spent=None),
+        QuotaExhaustedError(""),
+        BadRequestError("a page of the edge", status_code=400, from_edge=True),
+    ],
+)
+def test_what_is_not_decided_has_no_line(path: Path, error: BrazeSendsError) -> None:
+    """Without an answer of Braze to the pair, a rerun has to ask again."""
+    with Journal.open(path) as journal:
+        assert journal.write(Outcome(A, error=error)) is None
+        assert [A] == list(journal.missing([A]))
+
+    assert b"" == path.read_bytes()
+
+
+def test_what_is_missing(path: Path) -> None:
+    """Requests that have a line are left out, also those that got it meanwhile."""
+    with Journal.open(path) as journal:
+        write(journal, B)
+        todo = journal.missing([A, B, A, C])
+        assert A == next(todo)
+        write(journal, A)
+        assert [C] == list(todo)
+
+
+def test_a_request_without_a_name(path: Path) -> None:
+    """Nothing could be found again by it, so it is refused before it is sent."""
+    with (
+        Journal.open(path) as journal,
+        pytest.raises(ConfigurationError, match="needs a send_id"),
+    ):
+        list(journal.missing([CreateSendId("c")]))
+
+
+def test_now_is_when_it_was_decided(path: Path) -> None:
+    """Unless the caller says otherwise."""
+    with Journal.open(path) as journal:
+        entry = journal.write(outcome(A, "created"))
+
+    assert entry is not None
+    assert timedelta(0) <= datetime.now(UTC) - datetime.fromisoformat(entry.at) < timedelta(hours=1)
+
+
 def test_error_is_one_of_the_package_and_pickles() -> None:
-    """An ``OutputError`` is told like any other error; the line crosses processes."""
-    error: OutputError = pickle.loads(  # noqa: S301  # made just now
-        pickle.dumps(OutputError("full", line="{}"))
+    """An ``JournalError`` is told like any other error; the line crosses processes."""
+    error: JournalError = pickle.loads(  # noqa: S301  # made just now
+        pickle.dumps(JournalError("full", line="{}"))
     )
 
-    assert issubclass(OutputError, BrazeSendsError)
+    assert issubclass(JournalError, BrazeSendsError)
     assert ("full", "{}", None) == (str(error), error.line, error.quota_spent)
 
 
@@ -151,11 +221,11 @@ def test_every_torn_line_is_cut_off(path: Path) -> None:
     for kept in (b"", line(A)):
         for length in range(1, len(whole) + 1):
             path.write_bytes(kept + whole[:length])
-            with Output(str(path)) as output:
-                assert (length < len(whole) - 1) is output.torn, whole[:length]
-                assert (bool(kept), not output.torn) == (output.knows(A), output.knows(B))
-                write(output, C)
-            rest = b"" if output.torn else whole
+            with Journal.open(str(path)) as journal:
+                assert (length < len(whole) - 1) is journal.torn, whole[:length]
+                assert (bool(kept), not journal.torn) == (A in journal, B in journal)
+                write(journal, C)
+            rest = b"" if journal.torn else whole
             assert kept + rest + line(C) == path.read_bytes()
 
 
@@ -169,9 +239,9 @@ def test_every_torn_line_is_cut_off(path: Path) -> None:
 def test_what_a_crash_leaves_is_tolerated(path: Path, form: bytes, tail: bytes, torn: bool) -> None:
     """Blank lines stay, NULs at the end go; a line may have been formatted otherwise."""
     path.write_bytes(form + tail)
-    with Output(str(path)) as output:
-        assert (torn, True) == (output.torn, output.knows(A))
-        write(output, B)
+    with Journal.open(str(path)) as journal:
+        assert (torn, True) == (journal.torn, A in journal)
+        write(journal, B)
 
     assert form + (b"" if torn else tail) + line(B) == path.read_bytes()
 
@@ -180,11 +250,11 @@ def test_what_a_crash_leaves_is_tolerated(path: Path, form: bytes, tail: bytes, 
 def test_nuls_after_a_line(path: Path, text: bytes) -> None:
     """NULs after a line do not hide whether it is whole."""
     path.write_bytes(line(A) + text + b"\0" * 99)
-    with Output(str(path)) as output:
-        assert (text != line(B)[:-1]) is output.torn is not output.knows(B)
-        write(output, C)
+    with Journal.open(str(path)) as journal:
+        assert (text != line(B)[:-1]) is journal.torn is (B not in journal)
+        write(journal, C)
 
-    assert line(A) + (b"" if output.torn else line(B)) + line(C) == path.read_bytes()
+    assert line(A) + (b"" if journal.torn else line(B)) + line(C) == path.read_bytes()
 
 
 FOREIGN = {
@@ -264,19 +334,19 @@ def test_any_content(tmp_path_factory: pytest.TempPathFactory, content: bytes) -
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_bytes(content)
     try:
-        output = Output(str(path))
-    except OutputError:
+        journal = Journal.open(str(path))
+    except JournalError:
         assert content == path.read_bytes()
         return
-    with output:
-        write(output, C)
+    with journal:
+        write(journal, C)
     result = path.read_bytes()
     lines = [json.loads(text) for text in result.splitlines() if text.strip()]
 
     assert result.startswith(content[: content.rfind(b"\n") + 1])
     assert result.endswith(line(C))
     assert ["campaign"] * len(lines) == [told["campaign_id"] for told in lines]
-    if not output.torn:
+    if not journal.torn:
         assert result.startswith(content.rstrip(b"\0"))
 
 
@@ -286,10 +356,10 @@ def test_many_lines_are_read_in_little_memory(path: Path) -> None:
     requests = [CreateSendId("c" * 250, f"s{n}") for n in range(count)]
     path.write_bytes(b"".join(line(request) for request in requests))
     tracemalloc.start()
-    with Output(str(path)) as output:
+    with Journal.open(str(path)) as journal:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert all(map(output.knows, requests))
+        assert all(map(journal.__contains__, requests))
     assert peak < 200 * count
 
 
@@ -337,8 +407,8 @@ def test_links_are_followed(path: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(path)
     for request in (A, B):
-        with Output(str(link)) as output:
-            write(output, request)
+        with Journal.open(str(link)) as journal:
+            write(journal, request)
 
     assert link.is_symlink()
     assert line(A) + line(B) == path.read_bytes()
@@ -348,7 +418,7 @@ def test_umask_decides_who_can_read(path: Path) -> None:
     """There are no secrets in the file."""
     before = os.umask(0o027)
     try:
-        Output(str(path)).close()
+        Journal.open(str(path)).close()
     finally:
         os.umask(before)
 
@@ -357,18 +427,18 @@ def test_umask_decides_who_can_read(path: Path) -> None:
 
 def test_two_at_once(path: Path) -> None:
     """While one batch writes a file no other does; afterwards the next may."""
-    with Output(str(path)) as output:
-        write(output)
+    with Journal.open(str(path)) as journal:
+        write(journal)
         assert "is being written by another batch" == refusal(path)
-        write(output, B)
-    with Output(str(path)) as output:
-        assert output.knows(B)
+        write(journal, B)
+    with Journal.open(str(path)) as journal:
+        assert B in journal
 
 
 HOLDER = """
 import sys
-from braze_sends.cli.output import Output
-output = Output(sys.argv[1])
+from braze_sends.journal import Journal
+journal = Journal.open(sys.argv[1])
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -389,14 +459,14 @@ def test_two_processes(path: Path) -> None:
         assert "is being written by another batch" == refusal(path)
         holder.kill()
         holder.wait()
-        Output(str(path)).close()
+        Journal.open(str(path)).close()
 
 
 def test_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has no such locks, on Windows, it goes without."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    with Output(str(path)) as output:
-        write(output)
+    with Journal.open(str(path)) as journal:
+        write(journal)
 
     assert line() == path.read_bytes()
 
@@ -411,8 +481,8 @@ def test_without_folders(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return opened(name, *args)
 
     monkeypatch.setattr(os, "open", refuses_folders)
-    with Output(str(path)) as output:
-        write(output)
+    with Journal.open(str(path)) as journal:
+        write(journal)
 
     assert line() == path.read_bytes()
 
@@ -422,33 +492,33 @@ def test_without_folders(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_device_that_forgets() -> None:
     """A device has no lines of earlier runs, takes what it is given, and needs no room."""
-    with Output("/dev/null") as output:
-        write(output)
-        assert output.knows(A)
-    with Output("/dev/null") as output:
-        assert not output.knows(A)
+    with Journal.open("/dev/null") as journal:
+        write(journal)
+        assert A in journal
+    with Journal.open("/dev/null") as journal:
+        assert A not in journal
 
 
 def test_device_that_is_full() -> None:
     """A device that takes nothing is an error at the first line, which is not lost."""
-    with Output("/dev/full") as output, pytest.raises(OutputError) as caught:
-        write(output)
+    with Journal.open("/dev/full") as journal, pytest.raises(JournalError) as caught:
+        write(journal)
 
     assert "/dev/full cannot be written: No space left on device" == str(caught.value)
     assert line() == f"{caught.value.line}\n".encode()
-    assert not output.knows(A)
+    assert A not in journal
 
 
 def test_named_pipe(path: Path) -> None:
     """A named pipe gets the lines, and a reader that has gone is an error."""
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with Output(str(path)) as output:
-        write(output)
+    with Journal.open(str(path)) as journal:
+        write(journal)
         assert line() == os.read(reader, 4096)
         os.close(reader)
-        with pytest.raises(OutputError, match=r"cannot be written: Broken pipe$") as caught:
-            write(output, B)
+        with pytest.raises(JournalError, match=r"cannot be written: Broken pipe$") as caught:
+            write(journal, B)
 
     assert line(B) == f"{caught.value.line}\n".encode()
 
@@ -467,10 +537,10 @@ def test_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines go to standard output at once, after what was there, and leave it open."""
     with standard_output_to_a_pipe(monkeypatch) as reader:
         print("first")  # noqa: T201  # left in the buffer
-        with Output(None) as output:
-            write(output)
+        with Journal.open(None) as journal:
+            write(journal)
             assert b"first\n" + line() == os.read(reader, 4096)
-            assert output.knows(A)
+            assert A in journal
         assert not sys.stdout.closed
         os.close(reader)
 
@@ -478,8 +548,8 @@ def test_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_standard_output_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something put in place of standard output, as by tests, gets the lines too."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
-    with Output(None) as output:
-        write(output)
+    with Journal.open(None) as journal:
+        write(journal)
 
     assert isinstance(sys.stdout.buffer, io.BytesIO)
     assert line() == sys.stdout.buffer.getvalue()
@@ -488,10 +558,12 @@ def test_standard_output_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_standard_output_whose_reader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A closed pipe is an error with the line, and nothing is left that fails once more."""
     with standard_output_to_a_pipe(monkeypatch) as reader:
-        output = Output(None)
+        journal = Journal.open(None)
         os.close(reader)
-        with pytest.raises(OutputError, match=r"^standard output cannot be written: Bro") as caught:
-            write(output)
+        with pytest.raises(
+            JournalError, match=r"^standard output cannot be written: Bro"
+        ) as caught:
+            write(journal)
         sys.stdout.flush()
 
     assert line() == f"{caught.value.line}\n".encode()
@@ -511,7 +583,7 @@ def test_standard_output_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> 
             return wait(*files)
 
         monkeypatch.setattr(select, "select", empty_and_wait)
-        write(Output(None))
+        write(Journal.open(None))
         assert line() == os.read(reader, filled).lstrip(b"\n")
         os.close(reader)
 
@@ -519,8 +591,8 @@ def test_standard_output_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> 
 def test_standard_output_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process without standard output is told so before anything is sent."""
     monkeypatch.setattr(sys, "stdout", None)
-    with pytest.raises(OutputError, match=r"^standard output cannot be written: it is closed$"):
-        Output(None)
+    with pytest.raises(JournalError, match=r"^standard output cannot be written: it is closed$"):
+        Journal.open(None)
 
 
 # --- failures while writing ----------------------------------------------------------------------
@@ -549,23 +621,23 @@ def test_no_room_at_opening(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_no_line_half_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that did not reach the disk is not in the file, nor known; the next one is."""
-    with Output(str(path)) as output:
-        write(output, A)
+    with Journal.open(str(path)) as journal:
+        write(journal, A)
         fail(monkeypatch, 1)
-        with pytest.raises(OutputError, match=r": Input/output error$") as caught:
-            write(output, B)
+        with pytest.raises(JournalError, match=r": Input/output error$") as caught:
+            write(journal, B)
         assert (line(B).decode(), None) == (f"{caught.value.line}\n", caught.value.quota_spent)
         assert line(A) == path.read_bytes()
-        assert not output.knows(B)
-        write(output, B)
+        assert B not in journal
+        write(journal, B)
 
     assert line(A) + line(B) == path.read_bytes()
 
 
 def test_half_line_that_cannot_be_removed_yet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is ever written behind the half of a line: it is removed first, as soon as can be."""
-    with Output(str(path)) as output:
-        write(output, A)
+    with Journal.open(str(path)) as journal:
+        write(journal, A)
 
         class Stubborn(io.FileIO):
             """Does not let itself be cut."""
@@ -573,16 +645,16 @@ def test_half_line_that_cannot_be_removed_yet(path: Path, monkeypatch: pytest.Mo
             def truncate(self, size: int | None = None) -> int:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-        good, bad = output._lasting, Stubborn(path, "a+")
+        good, bad = journal._lasting, Stubborn(path, "a+")
         with bad:
             fail(monkeypatch, 1)
-            output._lasting = bad
+            journal._lasting = bad
             for request in (B, C):
-                with pytest.raises(OutputError, match=r": Read-only file system$"):
-                    write(output, request)
+                with pytest.raises(JournalError, match=r": Read-only file system$"):
+                    write(journal, request)
             assert line(A) + line(B) == path.read_bytes()
-        output._lasting = good
-        write(output, C)
+        journal._lasting = good
+        write(journal, C)
 
     assert line(A) + line(C) == path.read_bytes()
 
@@ -593,31 +665,31 @@ def test_a_file_that_is_cut_short(
 ) -> None:
     """A file that another program cuts, also amid a write, gets no more lines and no NULs."""
     cut = len(line(A)) - 5
-    with Output(str(path)) as output:
-        write(output, A)
+    with Journal.open(str(path)) as journal:
+        write(journal, A)
         if before:
             os.truncate(path, cut)
         else:
             monkeypatch.setattr(os, "fsync", lambda file: os.truncate(file, cut))
         for request in (B, C):
             with pytest.raises(
-                OutputError, match=r": it was cut short by another program$"
+                JournalError, match=r": it was cut short by another program$"
             ) as caught:
-                write(output, request)
+                write(journal, request)
             assert line(request).decode() == f"{caught.value.line}\n"
-        with pytest.raises(OutputError, match=r": it was cut short by another program$"):
-            output.check()
+        with pytest.raises(JournalError, match=r": it was cut short by another program$"):
+            journal.check()
 
     assert line(A)[:cut] == path.read_bytes()
 
 
 def test_what_is_on_disk_before_the_next_send(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line is on disk when ``write`` returns, unless it can be asked for again for nothing."""
-    with Output(str(path)) as output:
+    with Journal.open(str(path)) as journal:
         synced: list[int] = []
         monkeypatch.setattr(os, "fsync", lambda file: synced.append(path.stat().st_size))
         for status in ("created", "reused", "queued", "failed"):
-            write(output, A, status)
+            write(journal, A, status)
 
     sizes = [len(line(status=status)) for status in ("created", "reused", "queued", "failed")]
     assert [sizes[0], sum(sizes[:3]), sum(sizes)] == synced
@@ -633,10 +705,9 @@ def run(script: str, *args: str) -> Any:
 
 FULL = """
 import json, resource, sys
-from datetime import UTC, datetime
 from pathlib import Path
-from braze_sends import CreateSendId
-from braze_sends.cli.output import ROOM, Output, OutputError
+from braze_sends import CreateSendId, Outcome, SendId
+from braze_sends.journal import ROOM, Journal, JournalError
 
 path, told, written = Path(sys.argv[1]), [], []
 def limit(size):
@@ -644,16 +715,17 @@ def limit(size):
 
 limit(ROOM - 1)
 try:
-    Output(str(path))
-except OutputError as error:
+    Journal.open(str(path))
+except JournalError as error:
     told.append(str(error))
 told.append(path.stat().st_size)
 limit(ROOM + 5000)
-with Output(str(path)) as output:
+with Journal.open(str(path)) as journal:
     for n in range(999):
         try:
-            output.write(CreateSendId("c", f"s{n}"), "created", at=datetime.now(UTC))
-        except OutputError as error:
+            request = CreateSendId("c", f"s{n}")
+            journal.write(Outcome(request, SendId("c", f"s{n}")))
+        except JournalError as error:
             told += [str(error), error.line]
             break
         written.append(f"s{n}")
@@ -677,9 +749,8 @@ def test_disk_that_is_full(path: Path) -> None:
 
 KILLED = """
 import itertools, json, os, random, signal, sys, time
-from datetime import UTC, datetime
-from braze_sends import CreateSendId
-from braze_sends.cli.output import Output
+from braze_sends import BadRequestError, CreateSendId, Outcome
+from braze_sends.journal import Journal
 
 path, rounds = sys.argv[1], int(sys.argv[2])
 told = []
@@ -687,11 +758,11 @@ for number in range(rounds):
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        output = Output(path)
+        journal = Journal.open(path)
         for n in itertools.count():
             name = f"{number}-{n}"
-            request, error = CreateSendId("c", name), n % 50 * "x"
-            output.write(request, "failed", error=error, at=datetime.now(UTC))
+            error = BadRequestError(n % 50 * "x", status_code=400)
+            journal.write(Outcome(CreateSendId("c", name), error=error))
             os.write(writer, f"{name}\\n".encode())
     os.close(writer)
     with open(reader) as names:
@@ -709,8 +780,8 @@ print(json.dumps(told))
 def test_kill_at_any_moment(path: Path, rounds: int) -> None:
     """After ``kill -9`` the file can be gone on with, and no line whose writing ended is lost."""
     told = run(KILLED, str(path), str(rounds))
-    with Output(str(path)) as output:
-        torn = output.torn
+    with Journal.open(str(path)) as journal:
+        torn = journal.torn
     lines = path.read_bytes()
     there = [json.loads(text)["send_id"] for text in lines.splitlines() if text]
     ended = [name for names in told for name in names]

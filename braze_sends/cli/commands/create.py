@@ -1,0 +1,78 @@
+"""``braze-sends create``: one send ID."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from braze_sends.cli import options
+
+if TYPE_CHECKING:  # pragma: no cover
+    from braze_sends import SendId, SendsClient
+
+
+def create(
+    campaign_id: Annotated[
+        str, typer.Argument(metavar="CAMPAIGN_ID", help="The campaign's API identifier.")
+    ],
+    send_id: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Your name for the send. Without it: a new one."),
+    ] = None,
+    as_json: options.Json = False,
+    headroom: options.Headroom = 0,
+    max_wait: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="The longest wait for quota; inf for ever."),
+    ] = 30.0,
+    base_url: options.BaseUrl = None,
+    store: options.Store = None,
+    workspace: options.Workspace = None,
+    api_key_file: options.KeyFile = None,
+) -> None:
+    """Create a send ID and print it."""
+    import asyncio
+    import json
+    import math
+
+    from rich.console import Console
+
+    from braze_sends import new_send_id
+    from braze_sends.cli import common
+
+    # Named here, so that it is known whatever happens and can be asked for again.
+    name = new_send_id() if send_id is None else send_id
+    wait = None if max_wait == math.inf else max_wait
+
+    async def run(braze: SendsClient) -> SendId:
+        async with braze:
+            try:
+                return await braze.create_send_id(
+                    campaign_id, name, max_rate_limit_wait=wait, headroom=headroom
+                )
+            except asyncio.CancelledError:
+                common.note(common.STOPPING)
+                raise
+
+    with common.reporting(as_json):
+        client = common.make_client(base_url, store, workspace, api_key_file)
+        try:
+            send = asyncio.run(run(client))
+        except KeyboardInterrupt:
+            common.note(f"interrupted; to ask for the same send again, pass --send-id {name}")
+            raise typer.Exit(common.INTERRUPTED) from None
+    status, limit = common.status_of(send), send.rate_limit
+    shown = {"campaign_id": send.campaign_id, "send_id": send.send_id, "status": status}
+    shown |= common.as_object(send)
+    del shown["queued"], shown["reused"]  # which the status tells
+    with common.printing(f"; {status}: {send.campaign_id}, {send.send_id}"):
+        typer.echo(json.dumps(shown) if as_json else common.printable(send.send_id))
+    if not as_json and Console(stderr=True).is_terminal:
+        told: list[str] = [status]
+        if send.attempts > 1:
+            told.append(f"{send.attempts} attempts")
+        if limit is not None:
+            until = common.moment(limit.resets_at)
+            told.append(f"{limit.remaining} of {limit.limit} left until {until}")
+        common.note(", ".join(told))

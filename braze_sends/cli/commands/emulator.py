@@ -1,0 +1,61 @@
+"""``braze-sends emulator``: a Braze on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def emulator(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", help="Where to listen; 0 for a free one.")
+    ] = 0,
+    daily_limit: Annotated[int, typer.Option(min=0, metavar="N", help="Slots of a window.")] = 100,
+    api_key: Annotated[
+        str, typer.Option(metavar="KEY", help="The made-up key that it accepts.")
+    ] = "test-key",
+    window: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Length of a window; a day is 86400.")
+    ] = 86400.0,
+    latency: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long each answer takes.")
+    ] = 0.0,
+) -> None:
+    """Run a Braze that sends nothing, to try things out.
+
+    Its URL is the first line of the output. Stopping it, with Ctrl-C or
+    SIGTERM, is its normal end: the exit code is 0.
+    """
+    import asyncio
+    import shlex
+
+    from braze_sends.cli import common
+    from braze_sends.testing import FakeBraze
+
+    fake = FakeBraze(
+        port=port, daily_limit=daily_limit, api_key=api_key, window=window, latency=latency
+    )
+
+    async def serve() -> None:
+        async with fake:
+            with common.printing():
+                typer.echo(fake.base_url)  # flushed, so that a script can wait for this line
+            for line in (
+                f"A Braze that sends nothing: {daily_limit} send IDs in a window. To use it:",
+                f"  export BRAZE_BASE_URL={fake.base_url}",
+                f"  export BRAZE_API_KEY={shlex.quote(api_key)}",
+                "  braze-sends create my-campaign",
+                "Ctrl-C ends it.",
+            ):
+                common.note(line)
+            await asyncio.Event().wait()  # until it is stopped
+
+    try:
+        asyncio.run(common.until_stopped(serve()))
+    except OSError as error:
+        common.note(f"error: cannot listen on port {port}: {error.strerror}")
+        raise typer.Exit(common.ERROR) from None
+    common.note(
+        f"{len(fake.requests)} requests, {len(fake.created)} created, {fake.refused} over quota"
+    )

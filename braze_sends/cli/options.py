@@ -1,0 +1,49 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        envvar="BRAZE_SENDS_STORE",
+        show_envvar=True,
+        help="Where the quota is remembered. Without it: in memory, until the command ends.",
+    ),
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        metavar="URL",
+        envvar="BRAZE_BASE_URL",
+        help="Your Braze instance, such as US-01, or its REST URL.",
+    ),
+]
+Workspace = Annotated[
+    str | None,
+    typer.Option(
+        "--workspace",
+        metavar="NAME",
+        help="Names the quota in the store, where several keys share one.",
+    ),
+]
+# The key is no option's value: arguments are seen by everybody who can list processes.
+KeyFile = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-file",
+        metavar="PATH",
+        help="A file that holds the API key, or - for standard input. Without it: the environment "
+        "variable BRAZE_API_KEY, or a prompt.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Headroom = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Slots of the quota to leave for others.")
+]
