@@ -73,7 +73,8 @@ __all__ = [
     "open_store",
 ]
 
-#: Where the names are, the cheapest import first.
+#: Where the names are. Errors and values come first, since they import little; the stores that
+#: import a driver come last, since most callers of ``SendsClient`` need one of them at most.
 _MODULES = (
     "errors",
     "models",
@@ -81,18 +82,18 @@ _MODULES = (
     "stores.check",
     "stores.memory",
     "stores.urls",
-    "stores.sqlite",
-    "stores.redis",
     "batch",
     "client",
+    "stores.sqlite",
+    "stores.redis",
 )
 
 
 def __getattr__(name: str) -> object:
-    from importlib import import_module, metadata
+    from importlib import import_module
 
     if name == "__version__":  # looked up when asked for, since it reads a file
-        return metadata.version("braze_sends")
+        return import_module("importlib.metadata").version("braze_sends")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = (vars(import_module(f"braze_sends.{module}")) for module in _MODULES)

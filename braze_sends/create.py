@@ -163,8 +163,7 @@ class Creates:
         self.pair_waits.discard(create)
         self._forget(create)
         for caller in create.callers:
-            if not caller.done():  # the create was called off, or the loop is ending
-                caller.cancel()
+            caller.cancel()  # the create was called off, or the loop is ending
 
     def _forget(self, create: Create) -> None:
         """Let nobody join it any more."""

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
 from math import inf
 from urllib.parse import urlsplit
 
@@ -283,6 +282,8 @@ async def _own_session() -> AsyncGenerator[aiohttp.ClientSession]:
 
 @cache
 def _user_agent() -> str:
+    from importlib.metadata import version  # it is slow to import
+
     return f"braze_sends/{version('braze_sends')} aiohttp/{aiohttp.__version__}"
 
 

@@ -270,8 +270,8 @@ class _Group:
     def _decide(self, transaction: Transaction, outcome: _Outcome) -> None:
         bucket, doubted = transaction.bucket, transaction.bucket.doubted()
         asking: list[Ask] = []
-        for waiter in (*self.front, *self.behind):
-            ask = waiter.ask
+        for place, waiter in enumerate((*self.front, *self.behind)):
+            ask, behind = waiter.ask, place >= len(self.front)
             memory = None if ask.pair is None else transaction.pairs.get(ask.pair)
             if memory is not None and memory.send_id is not None:
                 bucket.close(ask.lease)
@@ -283,7 +283,7 @@ class _Group:
                 outcome.doubted.add(ask.lease)
             if ask.in_doubt or repeat:
                 outcome.passing.add(ask.lease)
-            elif waiter in self.behind and bucket.holder(ask) is None:
+            elif behind and bucket.holder(ask) is None:
                 continue
             asking.append(ask)
         for ask, decision in zip(
@@ -644,8 +644,7 @@ class Limiter:
                 self._look_again = True
                 continue
             self._leave(waiter, now)
-            if not waiter.future.done():
-                waiter.future.set_exception(_exhausted(waiter.ask, wait, outcome))
+            waiter.future.set_exception(_exhausted(waiter.ask, wait, outcome))
 
     def _fail(self, error: Exception, group: _Group) -> None:
         error, now = _told(error), self._loop.time()

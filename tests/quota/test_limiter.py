@@ -19,6 +19,36 @@ from braze_sends.testing import run_virtual
 T = TypeVar("T")
 
 
+async def test_a_clock_that_fails_is_told_by_each_call() -> None:
+    """The store in memory runs in place, and its clock may be the caller's own."""
+
+    def broken() -> float:
+        raise OSError
+
+    limiter = Limiter.of(MemoryStore(clock=broken), "w")
+    with pytest.raises(StoreError, match="OSError"):
+        await limiter.acquire(ask("a"), WaitBudget(5.0))
+    with pytest.raises(StoreError, match="OSError"):
+        await limiter.status(None)
+    assert [] == limiter.waiting
+
+
+async def test_a_lease_that_comes_with_a_cancellation_is_given_back() -> None:
+    """What it waited for is there, but it is cancelled before it sees that."""
+    limiter = Limiter.of(MemoryStore(), "w")
+    held = await limiter.acquire(ask("first"), WaitBudget(5.0))
+    assert isinstance(held, Held)
+    waits = asyncio.create_task(limiter.acquire(ask("second"), WaitBudget(5.0)))
+    await asyncio.sleep(0)
+    assert 1 == len(limiter.waiting)
+    await limiter.finish(ask("first"), held.grant, Answer(spent=False))
+    assert [] == limiter.waiting
+    waits.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    assert 0 == (await limiter.status(None)).in_flight
+
+
 class GatedStore(MemoryStore):
     """Its transactions take effect at once; their replies wait for the gate."""
 
