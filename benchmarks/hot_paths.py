@@ -35,6 +35,7 @@ class _Answer:
         self.headers = CIMultiDict(headers)
         self.content = self
         self._body = body
+        self.content_length = len(body)
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
         yield self._body
