@@ -283,7 +283,7 @@ class _Group:
                 outcome.doubted.add(ask.lease)
             if ask.in_doubt or repeat:
                 outcome.passing.add(ask.lease)
-            elif behind and bucket.holder(ask) is None:
+            elif behind and not bucket.holder(ask) and ask.lease not in bucket.leases:
                 continue
             asking.append(ask)
         for ask, decision in zip(

@@ -43,7 +43,7 @@ WIDE = (
     "simulation --days 240",
     "tests/exhaustive",
 )
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", re.MULTILINE)
 
 
 class BrokenError(Exception):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -16,19 +17,26 @@ from braze_sends import (
     APIResponseError,
     APITimeoutError,
     BadRequestError,
+    MemoryStore,
     QuotaExhaustedError,
     SendId,
+    StoreError,
 )
-from braze_sends.headers import LONGEST_WAIT
-from braze_sends.quota.limiter import FIRST_LOOK, Held, Limiter, WaitBudget
+from braze_sends.headers import LONGEST_WAIT, AnswerHeaders
+from braze_sends.models import CreateSendId
+from braze_sends.protocol import Reply
+from braze_sends.quota.limiter import FIRST_LOOK, LONGEST_SLEEP, Held, Limiter, WaitBudget
 from braze_sends.quota.rule.bucket import Bucket
 from braze_sends.quota.rule.gate import LONGEST_PAUSE, MOST_PROBES
 from braze_sends.quota.rule.ledger import LEASE_GRACE
-from braze_sends.quota.rule.messages import Answer, Grant, Reading, Reason, Wait
+from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading, Reason, Wait
+from braze_sends.settings import ApiKey
+from braze_sends.stores.store import Remembered, steady
 from braze_sends.testing import run_virtual
+from braze_sends.verdict import Verdict, judge
 from tests.quota.test_bucket import RESET, TIMEOUT, ask, granted, known, told
 from tests.quota.test_limiter import KNOWN, LOST, GatedStore
-from tests.world import BARE, Fate, World, gather, made, many, play
+from tests.world import BARE, KEY, Fate, World, gather, made, many, play
 
 
 def test_a_second_probe_goes_when_the_owner_of_the_first_has_died() -> None:
@@ -872,3 +880,682 @@ def test_processes_come_back_from_a_pause_at_different_times(
     play(schedule)
     first, second = asked
     assert seconds + 0.1 == pytest.approx(second - first, abs=0.1)  # a request takes 0.1
+
+
+class LoneStore(GatedStore):
+    """Nobody else uses it, so nothing is looked at but for a reason."""
+
+    shared = False
+
+
+def in_place() -> MemoryStore:
+    """A store that is run in place."""
+    loop = asyncio.get_running_loop()
+    return MemoryStore(clock=loop.time, wall=lambda: 1e9 + loop.time())
+
+
+def out(name: str, pair: str | None = None) -> Ask:
+    """An ask whose lease outlasts the test."""
+    return attrs.evolve(ask(name), timeout=1000.0, pair=f"pair-{pair or name}")
+
+
+async def leased(limiter: Limiter, asked: Ask, budget: WaitBudget | None = None) -> Grant:
+    lease = await limiter.acquire(asked, budget or WaitBudget(0))
+    assert isinstance(lease, Held)
+    return lease.grant
+
+
+async def left(limiter: Limiter, free: int, seconds: float = 3600.0) -> None:
+    """See to it that so many are free, until ``seconds`` from the start; ``pair-k`` exists."""
+    answer = answered(100 - free, seconds=seconds)
+    await limiter.finish(ask("k"), await leased(limiter, ask("k")), answer, created=KNOWN)
+
+
+def line(
+    limiter: Limiter, *asks: Ask, budget: float = 4000.0
+) -> list[asyncio.Task[Held | Remembered]]:
+    return [asyncio.create_task(limiter.acquire(one, WaitBudget(budget))) for one in asks]
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+UNSPENT = Answer(spent=False)
+
+
+def test_who_is_cancelled_in_the_middle_of_a_line_stands_there_no_more() -> None:
+    """Though nobody looks at it before its turn."""
+
+    async def main() -> None:
+        limiter = Limiter.of(in_place(), "w")
+        await left(limiter, 0)
+        waits = line(limiter, ask("a"), ask("b"))
+        await asyncio.sleep(1)
+        first, _ = limiter.waiting
+        await end(waits[1])
+        assert [first] == limiter.waiting
+        await end(*waits)
+
+    run_virtual(main())
+
+
+def test_a_status_shows_no_window_that_has_ended() -> None:
+    """Nobody waits, so nobody else has seen its end."""
+
+    async def main() -> None:
+        limiter = Limiter.of(in_place(), "w")
+        await left(limiter, 50, seconds=60)
+        await asyncio.sleep(100)
+        assert 0 == (await limiter.status(None)).used
+
+    run_virtual(main())
+
+
+def test_who_waits_wakes_a_minute_after_its_host_did() -> None:
+    """The loop's clock stood still while the host slept; the store's did not."""
+
+    async def main() -> None:
+        loop, slept = asyncio.get_running_loop(), [0.0]
+        store = MemoryStore(
+            clock=lambda: loop.time() + slept[0], wall=lambda: 1e9 + loop.time() + slept[0]
+        )
+        limiter = Limiter.of(store, "w")
+        await left(limiter, 0)
+        waits = line(limiter, ask("a"), budget=5000)
+        await asyncio.sleep(10)
+        slept[0] = 3600.0
+        await asyncio.sleep(LONGEST_SLEEP)
+        assert waits[0].done()
+
+    run_virtual(main())
+
+
+def test_who_joins_a_line_pays_for_no_wait_of_others() -> None:
+    """Its budget is longer than what is left to wait, though not than what was waited."""
+
+    async def main() -> None:
+        limiter = Limiter.of(in_place(), "w")
+        await left(limiter, 0, seconds=140)
+        first = line(limiter, ask("a"))
+        await asyncio.sleep(100)
+        second = line(limiter, ask("b"), budget=50)
+        await asyncio.sleep(10)
+        assert not second[0].done()
+        await end(*first, *second)
+
+    run_virtual(main())
+
+
+def test_a_second_wait_in_the_same_line_ends_with_what_the_first_has_left() -> None:
+    """The end of the first is still noted there, behind that of another."""
+
+    async def main() -> None:
+        limiter, loop = Limiter.of(in_place(), "w"), asyncio.get_running_loop()
+        await left(limiter, 2)
+        grant = await leased(limiter, out("x"))
+        await leased(limiter, out("y"))
+        budget = WaitBudget(20)
+        first = asyncio.create_task(limiter.acquire(out("a"), budget))
+        await asyncio.sleep(0)
+        other = line(limiter, out("b"), budget=15)
+        await asyncio.sleep(10)
+        await limiter.finish(out("x"), grant, UNSPENT)
+        taken = await first
+        assert isinstance(taken, Held)
+        await asyncio.sleep(2)
+        await limiter.finish(out("a"), taken.grant, answered(99))
+        with pytest.raises(QuotaExhaustedError):
+            await limiter.acquire(out("again"), budget)
+        assert 22 == pytest.approx(loop.time(), abs=0.1)
+        await end(*other)
+
+    run_virtual(main())
+
+
+def test_the_first_of_all_lines_is_served_first() -> None:
+    """The line of the last one is older, but not the last one itself."""
+
+    async def main() -> None:
+        limiter = Limiter.of(in_place(), "w")
+        await left(limiter, 1)
+        grant = await leased(limiter, out("x"))
+        first, second, third = line(limiter, ask("a"), ask("b", own_limit=90), ask("c"))
+        await asyncio.sleep(1)
+        await end(first)
+        await limiter.finish(out("x"), grant, UNSPENT)
+        await asyncio.sleep(0.01)
+        assert (True, False) == (second.done(), third.done())
+        await end(second, third)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("pair", ["another", "x"])
+def test_who_waits_for_an_answer_waits_for_no_store(pair: str) -> None:
+    """That of a probe, or that for its own pair: no budget would end the wait."""
+
+    async def main() -> None:
+        store = GatedStore()
+        limiter = Limiter.of(store, "w")
+        await leased(limiter, out("x"))
+        (waits,) = line(limiter, out("a", pair=pair))
+        await asyncio.sleep(1)
+        assert not waits.done()
+        store.error = StoreError("down")
+        await asyncio.sleep(10)
+        assert waits.done()
+        assert isinstance(waits.exception(), StoreError)
+
+    run_virtual(main())
+
+
+def test_a_repeat_that_takes_no_token_waits_behind_nobody_when_a_pause_ends() -> None:
+    """Neither behind one that asks for something new, nor behind one whose slot is gone."""
+
+    async def main() -> None:
+        limiter = Limiter.of(in_place(), "w")
+        await left(limiter, 10)
+        await limiter.finish(out("a"), await leased(limiter, out("a")), LOST)
+        await asyncio.sleep(3000)
+        await limiter.finish(ask("c"), await leased(limiter, ask("c")), answered(96))
+        assert 0 == (await limiter.status(None)).unconfirmed
+        await limiter.finish(out("b"), await leased(limiter, out("b")), LOST)
+        await leased(limiter, out("x"))
+        refused = await leased(limiter, ask("y"))
+        pause = Answer(False, refused=True, retry_after=30.0, window=Reading(100, 98, 1e9 + 3600))
+        await limiter.finish(ask("y"), refused, pause)
+        new, gone, repeat = line(
+            limiter, out("n"), out("again-a", pair="a"), out("again-b", pair="b"), budget=500
+        )
+        await asyncio.sleep(29)
+        assert not repeat.done()
+        await asyncio.sleep(4)
+        assert (False, False, True) == (new.done(), gone.done(), repeat.done())
+        await end(new, gone, repeat)
+
+    run_virtual(main())
+
+
+def test_who_comes_when_tokens_come_back_stands_behind_all_in_line() -> None:
+    """Two come back in one transaction, in which the front is one; all in line are served."""
+
+    async def main() -> None:
+        store = LoneStore()
+        limiter = Limiter.of(store, "w")
+        await left(limiter, 2)
+        asks = out("x"), out("y")
+        grants = [await leased(limiter, one) for one in asks]
+        a, b = line(limiter, out("a"), out("b"))
+        await asyncio.sleep(1)
+        store.gate.clear()
+        status = asyncio.create_task(limiter.status(None))
+        await asyncio.sleep(1)
+        told = [
+            asyncio.create_task(limiter.finish(one, grant, UNSPENT))
+            for one, grant in zip(asks, grants, strict=True)
+        ]
+        (c,) = line(limiter, out("c"))
+        await asyncio.sleep(1)
+        store.gate.set()
+        await asyncio.gather(status, *told)
+        await asyncio.sleep(0.01)
+        assert (True, True, False) == (a.done(), b.done(), c.done())
+        await end(a, b, c)
+
+    run_virtual(main())
+
+
+def test_who_asks_for_a_pair_that_exists_stands_in_no_line() -> None:
+    """It is looked up at once."""
+
+    async def main() -> None:
+        limiter = Limiter.of(LoneStore(), "w")
+        await left(limiter, 0)
+        waits, known = line(limiter, ask("a"), out("b", pair="k"))
+        await asyncio.sleep(1)
+        assert KNOWN == known.result()
+        await end(waits)
+
+    run_virtual(main())
+
+
+def test_who_comes_as_a_loop_ends_is_looked_up_all_the_same() -> None:
+    """The task of the transaction is cancelled in the middle: it is run again."""
+
+    async def main() -> None:
+        store = LoneStore()
+        limiter = Limiter.of(store, "w")
+        await left(limiter, 0)
+        (waits,) = line(limiter, ask("a"))
+        await asyncio.sleep(1)
+        store.gate.clear()
+        (known,) = line(limiter, out("b", pair="k"))
+        await asyncio.sleep(1)
+        assert limiter._committing is not None
+        limiter._committing.cancel()
+        store.gate.set()
+        await asyncio.sleep(1)
+        assert known.done()
+        await end(waits)
+
+    run_virtual(main())
+
+
+def test_who_waits_for_a_dead_owner_is_looked_at_though_a_loop_ends() -> None:
+    """The transaction of the timer is cancelled in the middle: it is run again."""
+
+    async def main() -> None:
+        store = LoneStore()
+        there = Limiter(store, "w", asyncio.get_running_loop())
+        await leased(there, ask("dies"))
+        limiter = Limiter.of(store, "w")
+        (waits,) = line(limiter, out("a", pair="dies"))
+        await asyncio.sleep(1)
+        store.gate.clear()
+        await asyncio.sleep(10 + LEASE_GRACE)
+        assert limiter._committing is not None
+        limiter._committing.cancel()
+        store.gate.set()
+        await asyncio.sleep(1)
+        assert waits.done()
+        await end(waits)
+
+    run_virtual(main())
+
+
+def test_who_is_gone_before_anybody_looked_is_granted_nothing() -> None:
+    """A repeat would be looked at by itself."""
+
+    async def main() -> None:
+        store = LoneStore()
+        limiter = Limiter.of(store, "w")
+        await limiter.finish(out("x"), await leased(limiter, out("x")), LOST)
+        store.gate.clear()
+        status = asyncio.create_task(limiter.status(None))
+        await asyncio.sleep(1)
+        (gone,) = line(limiter, out("again", pair="x"))
+        await asyncio.sleep(1)
+        gone.cancel()
+        await asyncio.sleep(1)
+        store.gate.set()
+        await asyncio.gather(status, gone, return_exceptions=True)
+        assert 0 == (await limiter.status(None)).in_flight
+
+    run_virtual(main())
+
+
+def test_who_is_gone_ends_no_transaction() -> None:
+    """The first in line is cancelled, and does not know yet."""
+
+    async def main() -> None:
+        limiter = Limiter.of(in_place(), "w")
+        await left(limiter, 0)
+        waits = line(limiter, ask("a"), ask("b"))
+        await asyncio.sleep(1)
+        waits[0].cancel()
+        assert 0 == (await limiter.status(None)).in_flight
+        await end(*waits)
+        assert [] == limiter.waiting
+
+    run_virtual(main())
+
+
+def test_who_waited_for_its_pair_waits_for_quota_if_the_pair_was_given_up() -> None:
+    """And is told that there is none."""
+
+    async def main() -> None:
+        limiter = Limiter.of(in_place(), "w")
+        grant = await leased(limiter, out("x"))
+        (waits,) = line(limiter, out("a", pair="x"), budget=5)
+        await asyncio.sleep(10)
+        assert not waits.done()
+        await limiter.finish(out("x"), grant, attrs.evolve(answered(100), spent=False))
+        with pytest.raises(QuotaExhaustedError):
+            await asyncio.wait_for(waits, 1)
+
+    run_virtual(main())
+
+
+def test_a_store_that_breaks_in_place_breaks_as_any_other_does() -> None:
+    """Whatever it raises, and whoever asks."""
+
+    async def main() -> None:
+        loop, broken = asyncio.get_running_loop(), [False]
+
+        def clock() -> float:
+            if broken[0]:
+                raise RuntimeError("no clock")
+            return loop.time()
+
+        limiter = Limiter.of(MemoryStore(clock=clock, wall=lambda: 1e9 + loop.time()), "w")
+        await left(limiter, 0)
+        broken[0] = True
+        with pytest.raises(StoreError):
+            await limiter.status(None)
+        with pytest.raises(StoreError):
+            await asyncio.wait_for(limiter.acquire(ask("a"), WaitBudget(0)), 1)
+
+    run_virtual(main())
+
+
+def test_who_waits_for_a_pair_is_served_when_its_create_is_cancelled() -> None:
+    """In the transaction that granted its lease."""
+
+    async def main() -> None:
+        store = LoneStore()
+        limiter = Limiter.of(store, "w")
+        await left(limiter, 10)
+        store.gate.clear()
+        first, second = line(limiter, out("a"), out("b", pair="a"))
+        await asyncio.sleep(1)
+        first.cancel()
+        await asyncio.sleep(1)
+        store.gate.set()
+        await asyncio.sleep(1)
+        assert isinstance(second.result(), Held)
+        await end(first)
+
+    run_virtual(main())
+
+
+def test_who_waits_for_a_pair_is_served_when_its_create_gives_up() -> None:
+    """Between two attempts."""
+
+    async def main() -> None:
+        limiter = Limiter.of(in_place(), "w")
+        await left(limiter, 10)
+        await limiter.finish(out("x"), await leased(limiter, out("x")), UNSPENT, keep=True)
+        (waits,) = line(limiter, out("a", pair="x"))
+        await asyncio.sleep(1)
+        assert not waits.done()
+        await limiter.close(out("x"))
+        await asyncio.sleep(0.01)
+        assert isinstance(waits.result(), Held)
+
+    run_virtual(main())
+
+
+def test_polling_begins_anew_once_nobody_waits() -> None:
+    """The only one that waited is gone."""
+
+    async def main() -> None:
+        limiter = Limiter.of(GatedStore(), "w")
+        await left(limiter, 0)
+        waits = line(limiter, ask("a"))
+        await asyncio.sleep(50)
+        assert limiter._pause > FIRST_LOOK
+        await end(*waits)
+        assert FIRST_LOOK == limiter._pause
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("store", [in_place, GatedStore])
+def test_a_lease_knows_how_far_the_steady_clock_was_ahead(
+    store: Callable[[], MemoryStore],
+) -> None:
+    """Else a host's sleep would not be seen."""
+
+    async def main() -> None:
+        lease = await Limiter.of(store(), "w").acquire(ask("a"), WaitBudget(0))
+        assert isinstance(lease, Held)
+        assert steady() - asyncio.get_running_loop().time() == pytest.approx(lease.ahead, abs=10)
+
+    run_virtual(main())
+
+
+def test_a_create_that_was_sent_is_joined_though_its_caller_left() -> None:
+    """The second caller gets the answer of the first one's request."""
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(latency=5.0)
+        client = world.client()
+        first = asyncio.create_task(client.create_send_id("campaign", "s"))
+        await asyncio.sleep(1)
+        await end(first)
+        assert not (await client.create_send_id("campaign", "s")).reused
+
+    play(schedule)
+
+
+def test_a_caller_that_is_cancelled_while_the_client_closes_is_cancelled() -> None:
+    """It is no error of the client's."""
+
+    async def schedule(world: World) -> None:
+        client = world.client(max_rate_limit_wait=None)
+        await client.create_send_id("campaign", "a")
+        waits = asyncio.create_task(client.create_send_id("campaign", "b"))
+        await asyncio.sleep(1)
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        waits.cancel()
+        await closing
+        await asyncio.wait([waits])
+        assert waits.cancelled()
+
+    play(schedule, daily_limit=1)
+
+
+def test_a_failure_of_the_store_is_told_though_a_429_came_before() -> None:
+    """The wait after the 429 outlives the store for a minute, and then ends with it."""
+
+    async def schedule(world: World) -> None:
+        broken = [False]
+
+        def clock() -> float:
+            if broken[0]:
+                raise RuntimeError("no clock")
+            return world.loop.time()
+
+        world.fate = lambda n, send_id: Fate(status=429)
+        client = world.client(
+            store=MemoryStore(clock=clock, wall=world.now), max_rate_limit_wait=200
+        )
+        create = asyncio.create_task(client.create_send_id("campaign", "s"))
+        await asyncio.sleep(1)
+        assert ["s"] == world.asked
+        broken[0] = True
+        with pytest.raises(StoreError):
+            await create
+
+    play(schedule)
+
+
+def test_a_token_is_kept_between_two_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one's request was not sent, and it backs off; who waits gets nothing."""
+    monkeypatch.setattr("braze_sends.retry._backoff", lambda state: 5.0)
+
+    async def schedule(world: World) -> None:
+        client = world.client(max_rate_limit_wait=10)
+        await client.create_send_id("campaign", "a")
+        tries = [Fate(refused=True), Fate()]
+        world.fate = lambda n, send_id: tries.pop(0)
+        first, second = await gather(many(client, "bc"))
+        assert isinstance(first, SendId)
+        assert isinstance(second, QuotaExhaustedError)
+
+    play(schedule, daily_limit=2)
+
+
+def test_a_caller_that_is_gone_keeps_no_other_from_hearing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is cancelled in the moment in which the answer is judged."""
+
+    async def schedule(world: World) -> None:
+        client = world.client()
+        gone, stays = (
+            asyncio.create_task(client.create_send_id("campaign", "s")) for _ in range(2)
+        )
+
+        def judged(*args: Any, **options: Any) -> Verdict:
+            gone.cancel()
+            return judge(*args, **options)
+
+        monkeypatch.setattr("braze_sends.create.judge", judged)
+        await asyncio.wait([gone, stays])
+        assert (True, "s") == (gone.cancelled(), str(stays.result()))
+
+    play(schedule)
+
+
+def test_a_failure_that_a_caller_hears_is_not_unattended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log is for what nobody was told."""
+    caplog.set_level("INFO", "braze_sends")
+
+    async def schedule(world: World) -> None:
+        world.fate = lambda n, send_id: Fate(status=403)
+        with pytest.raises(APIResponseError):
+            await world.client().create_send_id("campaign", "s")
+
+    play(schedule)
+    assert "unattended" not in caplog.text
+
+
+def test_a_pair_that_another_made_meanwhile_tells_our_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One was lost; the other client made the next one."""
+    monkeypatch.setattr("braze_sends.retry._backoff", lambda state: 20.0)
+
+    async def schedule(world: World) -> None:
+        never = Fate(answer=False, counted_after=math.inf)
+        world.fate = lambda n, send_id: Fate() if n else never
+        store = world.store()
+        first = asyncio.create_task(
+            world.client(store=store, timeout=10).create_send_id("campaign", "s")
+        )
+        await asyncio.sleep(15)
+        await world.client(store=store).create_send_id("campaign", "s", headroom=1)
+        send = await first
+        assert (True, 1) == (send.reused, send.attempts)
+
+    play(schedule)
+
+
+def test_a_further_attempt_is_served_before_those_who_came_later() -> None:
+    """Though it joined the line after them."""
+
+    async def main() -> None:
+        limiter, earlier = Limiter.of(in_place(), "w"), WaitBudget(4000)
+        await left(limiter, 1)
+        grant = await leased(limiter, out("x"))
+        (later,) = line(limiter, out("later"))
+        await asyncio.sleep(1)
+        further = asyncio.create_task(limiter.acquire(out("further"), earlier))
+        await asyncio.sleep(1)
+        await limiter.finish(out("x"), grant, UNSPENT)
+        await asyncio.sleep(0.01)
+        assert (True, False) == (further.done(), later.done())
+        await end(further, later)
+
+    run_virtual(main())
+
+
+def test_who_stood_behind_is_looked_up_before_it_is_refused() -> None:
+    """Another process has created its pair meanwhile."""
+
+    async def main() -> None:
+        store = GatedStore()
+        there, limiter = Limiter(store, "w", asyncio.get_running_loop()), Limiter.of(store, "w")
+        await left(limiter, 1)
+        grant = await leased(there, out("x"))
+        first, second = line(limiter, out("a")), line(limiter, out("b", pair="x2"), budget=20)
+        await asyncio.sleep(5)
+        await there.finish(out("x", pair="x2"), grant, answered(100), created=KNOWN)
+        await asyncio.sleep(20)
+        assert KNOWN == second[0].result()
+        await end(*first, *second)
+
+    run_virtual(main())
+
+
+def test_a_pair_under_way_is_waited_for_from_behind_a_line() -> None:
+    """It costs no budget, and its end is told."""
+
+    async def main() -> None:
+        limiter = Limiter.of(in_place(), "w")
+        await left(limiter, 1)
+        grant = await leased(limiter, out("x"))
+        first, second = line(limiter, out("a")), line(limiter, out("b", pair="x"), budget=5)
+        await asyncio.sleep(10)
+        assert not second[0].done()
+        await limiter.finish(out("x"), grant, answered(100), created=KNOWN)
+        await asyncio.sleep(0.01)
+        assert KNOWN == second[0].result()
+        await end(*first, *second)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("status", [200, 429])
+def test_each_answer_tells_its_date(status: int) -> None:
+    """A clock that is off is corrected by failures too."""
+    told = AnswerHeaders(date=5.0)
+    reply = Reply(status, {}, b'{"send_id": "s", "message": "success"}')
+    request, key = CreateSendId("campaign", "s"), ApiKey(KEY)
+    verdict = judge(request, reply, told, key, attempt=1, in_doubt=False, now=0.0, jitter=0.0)
+    assert (5.0, status == 429) == (verdict.answer.date, verdict.answer.refused)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_further_attempt_on_its_own_token_passes_those_before_it(gated: bool) -> None:
+    """An earlier create has lost its token, and waits for one."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        plain = MemoryStore(clock=loop.time, wall=lambda: 1e9 + loop.time())
+        limiter = Limiter.of(GatedStore() if gated else plain, "w")
+        warm = await limiter.acquire(ask("warm"), WaitBudget(0))
+        assert isinstance(warm, Held)
+        await limiter.finish(ask("warm"), warm.grant, answered(98))
+        early, late = WaitBudget(3000), WaitBudget(3000)
+        slow = attrs.evolve(ask("late"), timeout=100.0)
+        first, second = (
+            await limiter.acquire(ask("early"), early),
+            await limiter.acquire(slow, late),
+        )
+        assert isinstance(first, Held)
+        assert isinstance(second, Held)
+        await limiter.finish(ask("early"), first.grant, Answer(spent=False))
+        await limiter.acquire(attrs.evolve(ask("other"), timeout=100.0), WaitBudget(0))
+        waits = asyncio.create_task(limiter.acquire(attrs.evolve(ask("early"), attempt=2), early))
+        await asyncio.sleep(1)
+        await limiter.finish(slow, second.grant, Answer(spent=False), keep=True)
+        assert isinstance(await limiter.acquire(attrs.evolve(slow, attempt=2), late), Held)
+        assert not waits.done()
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
+
+    run_virtual(main())
+
+
+def test_a_pair_under_way_is_waited_for_behind_others_too() -> None:
+    """Its create takes nothing from the budget, and ends with the pair that was created."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store = MemoryStore(clock=loop.time, wall=lambda: 1e9 + loop.time())
+        limiter = Limiter.of(store, "w")
+        warm = await limiter.acquire(ask("warm"), WaitBudget(0))
+        assert isinstance(warm, Held)
+        await limiter.finish(ask("warm"), warm.grant, answered(99))
+        held = await limiter.acquire(ask("x"), WaitBudget(0))
+        assert isinstance(held, Held)
+        waits = asyncio.create_task(limiter.acquire(ask("a"), WaitBudget(4000)))
+        await asyncio.sleep(1)
+        same = attrs.evolve(ask("b"), pair="pair-x")
+        behind = asyncio.create_task(limiter.acquire(same, WaitBudget(5)))
+        await asyncio.sleep(9)
+        assert not behind.done()
+        await limiter.finish(ask("x"), held.grant, answered(100), created=KNOWN)
+        assert KNOWN == await behind
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
+
+    run_virtual(main())
