@@ -77,12 +77,10 @@ def __getattr__(name: str) -> object:
 
     if name == "__version__":  # looked up when asked for, since it reads a file
         return metadata.version("braze_sends")
-    if name in __all__:
-        for module in _MODULES:
-            found = vars(import_module(f"braze_sends.{module}"))
-            if name in found:
-                return globals().setdefault(name, found[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    homes = (vars(import_module(f"braze_sends.{module}")) for module in _MODULES)
+    return globals().setdefault(name, next(home[name] for home in homes if name in home))
 
 
 def __dir__() -> list[str]:

@@ -630,6 +630,7 @@ def test_when_to_come_back() -> None:
 
     assert f"{moment(resets_at)}, in 5 h 0 min" == come_back(at_reset)
     assert "in 30 s" == come_back(before)
+    assert "later" == come_back(QuotaExhaustedError("nobody knows"))
     assert "in 30 s" == come_back(QuotaExhaustedError("", retry_after=30))
 
 
