@@ -2128,7 +2128,8 @@ FAULTS = (
         "who is new passes those in line",
         LIMITER,
         old=(
-            "            elif behind and not bucket.holder(ask) and ask.lease not in bucket.leases:\n"
+            "            elif behind"
+            " and not bucket.holder(ask) and ask.lease not in bucket.leases:\n"
             "                continue\n"
         ),
         new="",
