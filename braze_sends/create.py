@@ -234,7 +234,7 @@ class Creates:
                     functools.partial(self._may_repeat, create),
                     for_ever=create.budget.left == math.inf,
                 )
-        except BrazeSendsError as error:  # no verdict: nothing was sent
+        except BrazeSendsError as error:  # no verdict: nothing was sent in this attempt
             told = error
             if isinstance(error, QuotaExhaustedError) and create.refusal is not None:
                 told = create.refusal
@@ -265,7 +265,7 @@ class Creates:
         return await self._attempt(create)
 
     async def _attempt(self, create: Create) -> Verdict:
-        """One lease, one request, one answer."""
+        """One grant, one request, one answer."""
         request, key = create.request, self._settings.api_key
         ask = create.ask
         held = await self.limiter.acquire(ask, create.budget)

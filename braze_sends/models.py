@@ -67,7 +67,8 @@ class SendId:
         send_id: the send identifier, also what ``str()`` gives.
         queued: Braze answered 202: it has taken the request and will create the ID later.
         reused: it was created before; this call sent nothing and cost no quota.
-        attempts: requests that this call made, 0 if ``reused``.
+        attempts: requests that this call made, 0 if ``reused`` at once; else those before it was
+            found.
         request_id: Braze's ``X-Request-Id``, or ``None``.
         rate_limit: the rate-limit headers of the answer, or ``None`` if there were none.
     """
@@ -108,7 +109,7 @@ class QuotaStatus:
             where that is lower.
         remaining: slots that a create could still take.
         in_flight: creates that hold a slot and are under way.
-        unconfirmed: attempts whose outcome nobody knows, each still charged with a slot.
+        unconfirmed: attempts whose outcome nobody knows, each keeps a slot.
         resets_at: when the window ends, UTC, or ``None`` if unknown.
         known: whether Braze's headers stand behind these numbers.
         used: what Braze has counted in the window, as far as its headers told; by all who use the

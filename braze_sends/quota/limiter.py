@@ -8,7 +8,8 @@ operations can be repeated without harm. A wait for quota outlives a store that 
 moment.
 
 Those who ask for the same stand in one line, and only its front goes into a transaction: nobody
-behind it can be served before. Who joins is looked up once, since its pair may exist already.
+behind it can be served before. Who joins is looked up once, since its pair may exist already. Those
+whose pairs are in doubt stand in lines of their own, and go whole.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class WaitBudget:
     Attributes:
         left: seconds; infinite to wait for ever.
         in_doubt: whether an attempt for the pair, of whoever, was seen to be in doubt.
-        undoubted: it was not when this create was granted a lease, and no attempt of it has left
-            since. If that lease ran out, others took the pair for one in doubt; we know better.
+        undoubted: the pair was in no doubt when this create was granted its lease, and nothing was
+            sent on it. A doubt that is seen now is that lease's own, which ran out.
         on_pair_wait: called when the create begins, or ends, to wait only for its own pair, which
             is under way elsewhere.
         ticket: its place in line, kept over its attempts.
@@ -297,7 +298,7 @@ class _Group:
 class Limiter:
     """The quota of one workspace, as the tasks of one event loop see it.
 
-    Clients that share a store share its limiter too, so that there is one queue.
+    Clients that share a store share its limiter too, so that all stand in the same lines.
     """
 
     def __init__(self, store: Store, workspace: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -389,7 +390,7 @@ class Limiter:
         await self._operate(settle, ask.pair)
 
     async def close(self, ask: Ask) -> None:
-        """Give up the lease of a create that makes no further attempt."""
+        """Hand back the lease of a create that makes no further attempt."""
         await self._operate(lambda transaction: transaction.bucket.close(ask.lease), ask.pair)
 
     async def recall(self, pair: str) -> Remembered | None:

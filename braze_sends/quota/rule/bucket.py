@@ -340,7 +340,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             self.unsettled.append(ask.pair)
 
     def close(self, name: str, undelivered: int | None = None) -> None:
-        """Give up a lease between two attempts; the doubts of its attempts stay.
+        """Hand back a lease between two attempts; the doubts of its attempts stay.
 
         A lease whose attempt was not settled is kept until its deadline, and is a doubt then: the
         store may have failed when the attempt's end was to be kept.

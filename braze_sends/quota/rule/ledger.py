@@ -47,7 +47,8 @@ class Unconfirmed:
     """A slot that may be, or is, spent beyond what the headers have told.
 
     Attributes:
-        pair: what may have been created; ``None`` if that is known by now.
+        pair: what may have been created, or the lease of a create that Braze was to name; ``None``
+            if it is known to exist, or not to.
         begun: when its attempt did.
         ripe: a believed answer to a request begun at or after this has counted it, if ever it is
             counted.
@@ -77,8 +78,8 @@ class Ledger:
         created: sends created in the window that ends at ``created_reset``.
         cleared: doubts cleared in it, each of which may have been a create.
         history: what was created in the window, to be shown.
-        unsettled: pairs whose doubts were cleared without an answer; whoever keeps the state
-            remembers them. Not part of it.
+        unsettled: pairs that are still in doubt, and for which no slot stands any more; whoever
+            keeps the state remembers them. Not part of it.
     """
 
     created: int = 0

@@ -11,7 +11,7 @@ class Reason(Enum):
     """What a create waits for."""
 
     QUOTA = "quota"  #: a token, or the end of a pause: counts as a wait for quota
-    PROBE = "probe"  #: the attempt that asks for the state: bounded by one attempt's timeout
+    PROBE = "probe"  #: others go first: a probe, or another process's turn; no wait for quota
     PAIR = "pair"  #: the same pair is under way elsewhere: bounded by its lease
 
 

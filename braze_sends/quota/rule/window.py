@@ -1,7 +1,7 @@
 """What the rate-limit headers say, and whether to believe them.
 
-All times are Braze's epoch seconds, but for ``learned``, ``seen``, ``told``, ``begun`` and ``now``,
-which are on the steady clock.
+All times are Braze's epoch seconds, but for ``learned``, ``seen``, ``told``, ``dismissed_until``,
+``begun`` and ``now``, which are on the steady clock.
 """
 
 from __future__ import annotations
