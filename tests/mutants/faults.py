@@ -2990,4 +2990,12 @@ FAULTS = (
         breaks="A create whose pair is under way spends its budget behind others.",
         killer=("tests/quota/test_turns.py::test_a_pair_under_way_is_waited_for_behind_others_too"),
     ),
+    Fault(
+        "a doubt without a name is remembered",
+        LEDGER,
+        old="not slot.certain and not nameless:",
+        new="not slot.certain:",
+        breaks="A row is kept for 30 days that nobody asks for.",
+        killer="tests/quota/test_bucket.py::test_a_doubt_without_a_name_is_not_handed_on",
+    ),
 )

@@ -558,6 +558,16 @@ def test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer() -> None:
     assert [Grant(7.0), Wait(Reason.QUOTA)] == [first, second]
 
 
+def test_a_doubt_without_a_name_is_not_handed_on() -> None:
+    """Nobody can ask for a send that Braze was to name."""
+    bucket = known()
+    nameless = ask("a", pair=None)
+    bucket.finish(nameless, granted(bucket, nameless, 5.0), Answer(spent=None, in_doubt=True), 6.0)
+    assert {"a"} == bucket.doubted()
+    bucket.finish(ask("c"), granted(bucket, ask("c"), 40.0), told(4), 41.0)
+    assert [] == bucket.unsettled
+
+
 def test_what_was_cleared_without_an_answer_is_handed_on() -> None:
     """For who keeps the state to remember; not what is known to exist."""
     bucket = known()

@@ -212,7 +212,8 @@ class Ledger:
         for name, slot in list(self.unconfirmed.items()):
             if not wanted(slot):
                 del self.unconfirmed[name]
-                if slot.pair is not None and not slot.certain:
+                nameless = slot.pair == name.rpartition(".")[0]  # nobody can ask for it again
+                if slot.pair is not None and not slot.certain and not nameless:
                     self.unsettled.append(slot.pair)
 
     def clear_unconfirmed(self, begun: float, window_begins: float) -> None:
