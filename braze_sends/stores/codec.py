@@ -16,6 +16,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from braze_sends.errors import StoreError
 from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.quota.rule.gate import MOST_PROBES, MOST_REFUSALS
 from braze_sends.quota.rule.ledger import NO_LIMIT, Lease
 from braze_sends.quota.rule.messages import Reading
 from braze_sends.stores.store import Remembered
@@ -32,9 +33,6 @@ _converter = Converter(omit_if_default=True, detailed_validation=False)
 FAR = 1e12
 #: The times that a ``datetime`` can show, in epoch seconds.
 _FIRST, _LAST = -62_135_596_800.0, 253_402_300_799.0
-#: More attempts are never out, see ``Bucket``.
-_MOST_PROBES = 1 << 20
-_MOST_REFUSALS = 16
 
 
 def _number(value: Any, _: object) -> float:
@@ -107,8 +105,8 @@ _FIELDS: dict[type, dict[str, Callable[[Any, Any], Any]]] = {
         "limit": _between(1, NO_LIMIT),
         "reset": _perhaps_reset,
         "created_reset": _perhaps_reset,
-        "probes": _between(1, _MOST_PROBES),
-        "refusals": _between(0, _MOST_REFUSALS),
+        "probes": _between(1, MOST_PROBES),
+        "refusals": _between(0, MOST_REFUSALS),
     },
 }
 #: Records have the names that these fields had in the first release.

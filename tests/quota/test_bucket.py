@@ -523,6 +523,7 @@ def test_a_429_of_the_edge_says_nothing_of_the_doubts() -> None:
     edge = Answer(spent=False, refused=True, from_edge=True)
     bucket.finish(ask("b"), granted(bucket, ask("b"), 40.0), edge, 41.0)
     granted(bucket, ask("c"), 60.0)
+    assert bucket.leases["c"].asks_unconfirmed
 
 
 def test_each_waits_for_what_it_asks_for() -> None:
