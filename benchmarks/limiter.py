@@ -23,7 +23,8 @@ def new_limiter() -> tuple[Acquire, Finish]:
     The only place of the benchmarks that knows how the package does it inside.
     """
     from braze_sends import MemoryStore
-    from braze_sends.quota.limiter import Limiter, WaitBudget
+    from braze_sends.quota.limiter import Limiter
+    from braze_sends.quota.line import WaitBudget
     from braze_sends.quota.rule.messages import Answer, Ask, Reading
     from braze_sends.stores.store import Remembered
 

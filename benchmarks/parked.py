@@ -52,11 +52,11 @@ async def _beside_nobody(
     rows: list[Row] = []
     nobody = 0.0
     calm = None if name == "memory" else _calm
+    operations, rounds = 20, 7
     # In turns with the fewest who wait. Beside thousands, their looks at a shared store would fall
-    # into the time of nobody's side.
+    # into the time of nobody's side. As many creates are one sample for all sizes: the first after
+    # a collection of garbage finds cold caches, whoever waits.
     for together in (sizes[:2], *((size,) for size in sizes[2:])):
-        # For the small numbers many creates are one sample, since a single one is too short.
-        operations, rounds = (20, 7) if max(together) <= 1_000 else (3, 5)
         sides: dict[str, Work] = {}
         async with contextlib.AsyncExitStack() as stack:
             for size in together:

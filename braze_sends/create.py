@@ -28,7 +28,8 @@ from braze_sends.errors import (
     StoreError,
 )
 from braze_sends.models import CreateSendId, RateLimit, SendId
-from braze_sends.quota.limiter import Limiter, WaitBudget
+from braze_sends.quota.limiter import Limiter
+from braze_sends.quota.line import WaitBudget
 from braze_sends.quota.rule.messages import Answer, Ask
 from braze_sends.retry import retry
 from braze_sends.settings import Settings
@@ -56,7 +57,6 @@ class Create:
         exchange: the request that is out.
         callers: what those who wait for the result await.
         closing: whether the client is being closed.
-        ended: whether its callers have been told.
         task: what runs it.
     """
 
@@ -69,7 +69,6 @@ class Create:
     exchange: Exchange | None = None
     callers: set[asyncio.Future[SendId]] = attrs.field(factory=set)
     closing: bool = False
-    ended: bool = False
     task: asyncio.Task[None] = attrs.field(init=False)
 
     def call_off(self) -> bool:
@@ -160,8 +159,6 @@ class Creates:
 
     def _end(self, create: Create, task: asyncio.Task[None]) -> None:
         self.running.discard(create)
-        self.pair_waits.discard(create)
-        self._forget(create)
         for caller in create.callers:
             caller.cancel()  # the create was called off, or the loop is ending
 
@@ -187,7 +184,7 @@ class Creates:
             raise
         finally:
             create.callers.discard(caller)
-            if not create.callers and not create.ended and create.call_off():
+            if not create.callers and not create.task.done() and create.call_off():
                 self._forget(create)
 
     def _note_pair_wait(self, create: Create, waits: bool) -> None:
@@ -211,7 +208,6 @@ class Creates:
             outcome = await self._run(create)
         except Exception as error:
             outcome = error
-        create.ended = True
         self._forget(create)
         for caller in create.callers:
             if caller.done():

@@ -93,7 +93,6 @@ def judge(
         in_doubt=send.queued,
         window=reading,
         date=told.date,
-        retry_after=told.retry_after,
     )
     return Verdict(send, answer, Remembered(send.send_id, send.queued, send.request_id))
 

@@ -25,7 +25,7 @@ from braze_sends import (
     SendsClient,
 )
 from braze_sends.protocol import pair_digest
-from braze_sends.quota.limiter import Held, WaitBudget
+from braze_sends.quota.line import Held, WaitBudget
 from braze_sends.quota.rule.messages import Ask
 from braze_sends.testing import FakeBraze, Fault
 from braze_sends.testing.model import Reply

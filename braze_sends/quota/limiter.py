@@ -1,4 +1,4 @@
-"""Who waits for the quota, in this process: lines, one timer, and transactions in groups.
+"""The way to the store: who waits for the quota in this process, and when to look again.
 
 **What must hold.** Whoever is granted a lease gets it or gives it back, wherever cancellation
 strikes. What is known of a pair is never replaced by a doubt. A waiter is woken by each event that
@@ -10,6 +10,10 @@ moment.
 Those who ask for the same stand in one line, and only its front goes into a transaction: nobody
 behind it can be served before. Who joins is looked up once, since its pair may exist already. Those
 whose pairs are in doubt stand in lines of their own, and go whole.
+
+A transaction starts in one of two places. While nobody waits and the store is this process's
+memory, ``_in_place`` runs it within the call. Else ``_kick`` sees to it that one runs with all that
+has gathered: in place for memory, by ``_commit`` in a task for a store that suspends.
 """
 
 from __future__ import annotations
@@ -20,19 +24,17 @@ import itertools
 import math
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from datetime import UTC, datetime
-from heapq import heappop, heappush
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
-
-import attrs
 
 from braze_sends.errors import BrazeSendsError, QuotaExhaustedError, StoreError
 from braze_sends.models import QuotaStatus
+from braze_sends.quota.group import Group, Operation, Outcome, alone
+from braze_sends.quota.line import Held, Line, WaitBudget, Waiter
 from braze_sends.quota.rule.history import History
-from braze_sends.quota.rule.ledger import LEASE_GRACE
 from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reason, Status, Wait
 from braze_sends.stores.memory import MemoryStore
 from braze_sends.stores.store import Remembered, Store, Transaction, steady
@@ -44,255 +46,13 @@ T = TypeVar("T")
 FIRST_LOOK, LAST_LOOK = 0.25, 5.0
 #: So long a store may be away before that ends the waits for quota, in seconds.
 LONGEST_OUTAGE = 60.0
-#: A wait shorter than this is over: the rest is rounding.
-INSTANT = 1e-6
 #: The longest sleep, in seconds: asyncio's clock may stand still while the host sleeps, and the
 #: store's does not.
 LONGEST_SLEEP = 60.0
 #: Keeps processes from asking in the same instant when a window ends, in seconds.
 JITTER = 0.1
 
-_tickets = itertools.count()
 _limiters: WeakValueDictionary[tuple[int, int, str], Limiter] = WeakValueDictionary()
-
-
-@attrs.define(eq=False)
-class WaitBudget:
-    """How long one create may still wait for quota, all its waits together.
-
-    Attributes:
-        left: seconds; infinite to wait for ever.
-        in_doubt: whether an attempt for the pair, of whoever, was seen to be in doubt.
-        undoubted: the pair was in no doubt when this create was granted its lease, and nothing was
-            sent on it. A doubt that is seen now is that lease's own, which ran out.
-        on_pair_wait: called when the create begins, or ends, to wait only for its own pair, which
-            is under way elsewhere.
-        ticket: its place in line, kept over its attempts.
-    """
-
-    left: float
-    in_doubt: bool = False
-    undoubted: bool = False
-    on_pair_wait: Callable[[bool], None] = lambda waits: None
-    ticket: int = attrs.field(factory=lambda: next(_tickets))
-
-
-@attrs.frozen
-class Held:
-    """A lease of ours.
-
-    Attributes:
-        grant: to be handed back with the answer.
-        deadline: loop time past which it is ours no more, so that nothing may be sent on it.
-        ahead: seconds by which the steady clock was ahead of the loop's. The loop's may stand still
-            while the host sleeps, so what is more later was slept.
-    """
-
-    grant: Grant
-    deadline: float
-    ahead: float = math.inf
-
-
-@attrs.define(eq=False)
-class _Waiter:
-    """One create in line.
-
-    Attributes:
-        future: what its caller awaits.
-        line: where it stands; ``None`` if it waits for its pair alone.
-        joined: what the line's meter showed when it joined.
-    """
-
-    ask: Ask
-    budget: WaitBudget
-    future: asyncio.Future[Held | Remembered] = attrs.field(init=False)
-    line: _Line | None = None
-    joined: float = 0.0
-
-
-@attrs.define(eq=False)
-class _Line:
-    """Those who ask for the same, in the order of their tickets.
-
-    Attributes:
-        key: what they ask for: the headroom, the own limit, and whether they may pass others.
-        waiters: by their tickets.
-        counting: loop time since which they wait for quota; ``None`` while they wait for a probe,
-            which takes nothing from their budgets.
-        counted: seconds that they waited for quota before.
-        ends: what the meter shows when a budget ends, and whose, the first one first. A waiter
-            may have left meanwhile.
-    """
-
-    key: tuple[int, int | None, bool]
-    waiters: dict[int, _Waiter] = attrs.field(factory=dict)
-    counting: float | None = None
-    counted: float = 0.0
-    ends: list[tuple[float, int]] = attrs.field(factory=list)
-
-    def meter(self, now: float) -> float:
-        """Seconds of waiting for quota that this line has seen."""
-        return self.counted if self.counting is None else self.counted + now - self.counting
-
-    def count(self, waits: bool, now: float) -> None:
-        """From now on its waiters wait for quota, or do not."""
-        self.counted = self.meter(now)
-        self.counting = now if waits else None
-
-    def join(self, waiter: _Waiter, now: float) -> None:
-        ticket = waiter.budget.ticket
-        late_comer = not self.waiters or ticket > next(reversed(self.waiters))
-        self.waiters[ticket] = waiter
-        if not late_comer:  # a further attempt keeps the place of the first
-            self.waiters = dict(sorted(self.waiters.items()))
-        waiter.line, waiter.joined = self, self.meter(now)
-        self.await_end(waiter)
-
-    def await_end(self, waiter: _Waiter) -> None:
-        """Note when its budget ends."""
-        heappush(self.ends, (waiter.joined + waiter.budget.left, waiter.budget.ticket))
-
-    def leave(self, waiter: _Waiter, now: float) -> None:
-        del self.waiters[waiter.budget.ticket]
-        waiter.budget.left -= self.meter(now) - waiter.joined
-        waiter.line = None
-
-    def first_end(self) -> tuple[float, _Waiter | None]:
-        """What the meter shows when the next budget ends, and whose it is."""
-        while self.ends:
-            end, ticket = self.ends[0]
-            waiter = self.waiters.get(ticket)
-            if waiter is not None and waiter.joined + waiter.budget.left == end:
-                return end, waiter
-            heappop(self.ends)
-        return math.inf, None
-
-    def spent(self, within: float, now: float) -> Iterator[_Waiter]:
-        """Those whose budgets end before they will have waited for ``within`` seconds more."""
-        while True:
-            end, waiter = self.first_end()
-            left = end - self.meter(now)
-            if waiter is None or (INSTANT < left >= within and within != math.inf):
-                return
-            heappop(self.ends)
-            yield waiter
-
-
-@attrs.define(eq=False)
-class _Operation:
-    run: Callable[[Transaction], Any]
-    pair: str | None
-    future: asyncio.Future[Any]
-
-
-@attrs.define
-class _Outcome:
-    """What one transaction gave.
-
-    Attributes:
-        now: the steady clock.
-        results: of the operations.
-        decisions: by the leases of those who asked.
-        doubted: the leases of those whose pairs are in doubt.
-        passing: the leases of those who may pass others.
-        statuses: under the own limit of each who waits for quota.
-        room: tokens that are free.
-        next_change: when something changes by itself, on the steady clock.
-    """
-
-    now: float
-    results: list[Any]
-    decisions: dict[str, Grant | Remembered | Wait] = attrs.field(factory=dict)
-    doubted: set[str] = attrs.field(factory=set)
-    passing: set[str] = attrs.field(factory=set)
-    statuses: dict[int | None, Status] = attrs.field(factory=dict)
-    room: int = 0
-    next_change: float = math.inf
-
-
-@attrs.define(eq=False)
-class _Group:
-    """What goes into one transaction.
-
-    Attributes:
-        operations: they come first.
-        front: those who may be served, in the order of their tickets.
-        behind: those who stand behind them, and whose pairs have not been looked up.
-        fresh: the tickets of those who have not been looked up.
-        process: names this process where others share the store.
-        others: whether somebody else waits.
-        started: loop time.
-        ahead: see ``Held``.
-    """
-
-    operations: list[_Operation]
-    front: list[_Waiter]
-    behind: list[_Waiter]
-    fresh: dict[int, _Waiter]
-    process: str | None
-    others: bool
-    started: float
-    ahead: float
-
-    @property
-    def pairs(self) -> set[str]:
-        """The pairs whose memory is looked at."""
-        pairs = {operation.pair for operation in self.operations}
-        pairs |= {waiter.ask.pair for waiter in self.front}
-        pairs |= {waiter.ask.pair for waiter in self.behind}
-        return {pair for pair in pairs if pair is not None}
-
-    def change(self, transaction: Transaction) -> _Outcome:
-        """The transition. Pure; a store may call it again."""
-        bucket, now = transaction.bucket, transaction.now
-        bucket.advance(now)
-        outcome = _Outcome(now, [operation.run(transaction) for operation in self.operations])
-        _remember(transaction)
-        if self.front:
-            self._decide(transaction, outcome)
-        outcome.room = bucket.room()
-        if self.others or any(isinstance(one, Wait) for one in outcome.decisions.values()):
-            outcome.next_change = bucket.next_change(now)
-        return outcome
-
-    def served(
-        self, waiter: _Waiter, decision: Grant | Remembered, outcome: _Outcome
-    ) -> Held | Remembered:
-        """What one who need not wait is given."""
-        if isinstance(decision, Remembered):
-            return decision
-        budget = waiter.budget
-        budget.undoubted = not budget.in_doubt
-        # From before the transaction, since this process may have been stopped in it; and the lease
-        # may be that of an earlier one, whose reply was lost.
-        begun = self.started - (outcome.now - decision.begun)
-        return Held(decision, begun + waiter.ask.timeout + LEASE_GRACE, self.ahead)
-
-    def _decide(self, transaction: Transaction, outcome: _Outcome) -> None:
-        bucket, doubted = transaction.bucket, transaction.bucket.doubted()
-        asking: list[Ask] = []
-        for place, waiter in enumerate((*self.front, *self.behind)):
-            ask, behind = waiter.ask, place >= len(self.front)
-            memory = None if ask.pair is None else transaction.pairs.get(ask.pair)
-            if memory is not None and memory.send_id is not None:
-                bucket.close(ask.lease)
-                outcome.decisions[ask.lease] = memory
-                continue
-            repeat = ask.pair in doubted
-            if (memory is not None or repeat) and not waiter.budget.undoubted:
-                ask = attrs.evolve(ask, in_doubt=True)
-                outcome.doubted.add(ask.lease)
-            if ask.in_doubt or repeat:
-                outcome.passing.add(ask.lease)
-            elif behind and not bucket.holder(ask) and ask.lease not in bucket.leases:
-                continue
-            asking.append(ask)
-        for ask, decision in zip(
-            asking, bucket.reserve(asking, outcome.now, self.process), strict=True
-        ):
-            outcome.decisions[ask.lease] = decision
-            if isinstance(decision, Wait) and decision.reason is Reason.QUOTA:
-                outcome.statuses[ask.own_limit] = bucket.status(ask.own_limit)
 
 
 class Limiter:
@@ -308,12 +68,12 @@ class Limiter:
         self._workspace = workspace
         self._loop = loop
         self._process = uuid.uuid4().hex[:8] if store.shared else None
-        self._lines: dict[tuple[int, int | None, bool], _Line] = {}
-        self._fresh: dict[int, _Waiter] = {}
-        self._for_pair: dict[int, _Waiter] = {}
+        self._lines: dict[tuple[int, int | None, bool], Line] = {}
+        self._fresh: dict[int, Waiter] = {}
+        self._for_pair: dict[int, Waiter] = {}
         self._look_at_pairs = False
         self._room = 1
-        self._operations: list[_Operation] = []
+        self._operations: list[Operation] = []
         self._committing: asyncio.Task[None] | None = None
         self._look_again = False
         self._away_since: float | None = None
@@ -340,11 +100,11 @@ class Limiter:
             QuotaExhaustedError: the wait is, or would be, longer than ``budget`` allows.
             StoreError: the store cannot be used.
         """
-        waiter = _Waiter(ask, budget)
+        waiter = Waiter(ask, budget)
         if self._idle and (served := self._serve(waiter)) is not None:
             return served
         waiter.future = self._loop.create_future()
-        self._join(waiter, in_doubt=False, now=self._loop.time())
+        self._join(waiter, passing=False, now=self._loop.time())
         self._fresh[budget.ticket] = waiter
         self._kick()
         try:
@@ -461,12 +221,12 @@ class Limiter:
     def _idle(self) -> bool:
         return self._run_in_place is not None and not self._lines and not self._for_pair
 
-    def _serve(self, waiter: _Waiter) -> Held | Remembered | None:
+    def _serve(self, waiter: Waiter) -> Held | Remembered | None:
         """Serve a create at once; ``None`` if it has to wait, or the store fails: the same again
         tells why."""
         assert self._run_in_place is not None  # noqa: S101  # see ``_idle``
         started, ask = self._loop.time(), waiter.ask
-        group = _Group([], [waiter], [], {}, self._process, False, started, steady() - started)
+        group = Group([], [waiter], [], {}, self._process, False, started, steady() - started)
         pairs = () if ask.pair is None else (ask.pair,)
         try:
             outcome = self._run_in_place(self._workspace, pairs, group.change)
@@ -478,15 +238,15 @@ class Limiter:
 
     # --- who waits -------------------------------------------------------------------------------
 
-    def _join(self, waiter: _Waiter, *, in_doubt: bool, now: float) -> None:
+    def _join(self, waiter: Waiter, *, passing: bool, now: float) -> None:
         # Those in doubt may pass: they stand in a line of their own.
-        key = waiter.ask.headroom, waiter.ask.own_limit, in_doubt
+        key = waiter.ask.headroom, waiter.ask.own_limit, passing
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = _Line(key)
+            line = self._lines[key] = Line(key)
         line.join(waiter, now)
 
-    def _leave(self, waiter: _Waiter, now: float) -> None:
+    def _leave(self, waiter: Waiter, now: float) -> None:
         """It waits no more, or elsewhere."""
         ticket = waiter.budget.ticket
         self._fresh.pop(ticket, None)
@@ -497,12 +257,12 @@ class Limiter:
             if not line.waiters:
                 del self._lines[line.key]
 
-    def _gather(self) -> _Group:
+    def _gather(self) -> Group:
         """What goes into the next transaction."""
         self._look_again = False
         operations, self._operations = self._operations, []
         fresh, self._fresh = self._fresh, {}
-        front: dict[int, _Waiter] = {}
+        front: dict[int, Waiter] = {}
         if self._for_pair:
             pairs = {operation.pair for operation in operations}
             front = {
@@ -516,13 +276,13 @@ class Limiter:
             most = len(line.waiters) if passing else max(1, self._room - headroom)
             front |= itertools.islice(line.waiters.items(), most)
         started = self._loop.time()
-        return _Group(
+        return Group(
             operations=operations,
             front=[front[ticket] for ticket in sorted(front)],
             behind=[waiter for ticket, waiter in fresh.items() if ticket not in front],
             fresh=fresh,
             process=self._process,
-            others=len(self._for_pair) > 0,
+            pairs_wait=len(self._for_pair) > 0,
             started=started,
             ahead=steady() - started,
         )
@@ -534,10 +294,10 @@ class Limiter:
             assert self._run_in_place is not None  # noqa: S101  # see ``_idle``
             pairs = () if pair is None else (pair,)
             try:
-                return self._run_in_place(self._workspace, pairs, _alone(change))
+                return self._run_in_place(self._workspace, pairs, alone(change))
             except Exception as error:
                 raise _told(error) from None
-        operation = _Operation(change, pair, self._loop.create_future())
+        operation = Operation(change, pair, self._loop.create_future())
         self._operations.append(operation)
         self._kick()
         result: T = await operation.future
@@ -582,13 +342,13 @@ class Limiter:
             else:
                 self._deliver(outcome, group)
 
-    def _deliver(self, outcome: _Outcome, group: _Group) -> None:
+    def _deliver(self, outcome: Outcome, group: Group) -> None:
         now = self._loop.time()
         self._away_since, self._room = None, outcome.room
         for operation, result in zip(group.operations, outcome.results, strict=True):
             if not operation.future.done():
                 operation.future.set_result(result)
-        heads: dict[_Line, Wait] = {}
+        heads: dict[Line, Wait] = {}
         for waiter in (*group.front, *group.behind):
             lease, budget = waiter.ask.lease, waiter.budget
             decision = outcome.decisions.get(lease)
@@ -611,7 +371,7 @@ class Limiter:
             self._look_again = True  # the whole front of one was served
         self._arm(outcome.next_change - outcome.now + random.uniform(0, JITTER))
 
-    def _place(self, waiter: _Waiter, wait: Wait, passing: bool, now: float) -> None:
+    def _place(self, waiter: Waiter, wait: Wait, passing: bool, now: float) -> None:
         """Let one who has to wait stand where it belongs."""
         ticket, ask = waiter.budget.ticket, waiter.ask
         if wait.reason is Reason.PAIR:
@@ -623,10 +383,10 @@ class Limiter:
         line = self._lines.get((ask.headroom, ask.own_limit, passing))
         if waiter.line is None or waiter.line is not line:
             self._leave(waiter, now)
-            self._join(waiter, in_doubt=passing, now=now)
+            self._join(waiter, passing=passing, now=now)
 
     def _wait(
-        self, line: _Line, wait: Wait, outcome: _Outcome, looked_up: set[int], now: float
+        self, line: Line, wait: Wait, outcome: Outcome, looked_up: set[int], now: float
     ) -> None:
         """All in a line wait as the first of them does, unless that is longer than they may.
 
@@ -647,7 +407,7 @@ class Limiter:
             self._leave(waiter, now)
             waiter.future.set_exception(_exhausted(waiter.ask, wait, outcome))
 
-    def _fail(self, error: Exception, group: _Group) -> None:
+    def _fail(self, error: Exception, group: Group) -> None:
         error, now = _told(error), self._loop.time()
         if self._away_since is None:
             self._away_since = now
@@ -695,25 +455,6 @@ class Limiter:
         self._kick()
 
 
-def _alone(change: Callable[[Transaction], T]) -> Callable[[Transaction], T]:
-    """A transition without anybody who waits."""
-
-    def alone(transaction: Transaction) -> T:
-        transaction.bucket.advance(transaction.now)
-        result = change(transaction)
-        _remember(transaction)
-        return result
-
-    return alone
-
-
-def _remember(transaction: Transaction) -> None:
-    """Pairs that no slot is kept for any more, and whose creates were in doubt, stay so."""
-    for pair in transaction.bucket.unsettled:
-        transaction.pairs.setdefault(pair, Remembered(None))
-    transaction.bucket.unsettled.clear()
-
-
 def _told(error: Exception) -> BrazeSendsError:
     """What the error of a store is to those who use it."""
     if isinstance(error, BrazeSendsError):
@@ -721,7 +462,7 @@ def _told(error: Exception) -> BrazeSendsError:
     return StoreError(f"the quota's store failed: {type(error).__name__}")
 
 
-def _exhausted(ask: Ask, wait: Wait, outcome: _Outcome) -> QuotaExhaustedError:
+def _exhausted(ask: Ask, wait: Wait, outcome: Outcome) -> QuotaExhaustedError:
     status = outcome.statuses[ask.own_limit]
     until = outcome.next_change if wait.until is None else wait.until
     retry_after = None if until == math.inf else max(0.0, until - outcome.now)

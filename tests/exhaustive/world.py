@@ -137,6 +137,16 @@ class Attempt(NamedTuple):
         return math.floor(self.begun) + RIPE
 
 
+def copied(bucket: Bucket) -> Bucket:
+    """The same state, to be changed on its own."""
+    return attrs.evolve(
+        bucket,
+        leases=dict(bucket.leases),
+        unconfirmed=dict(bucket.unconfirmed),
+        present=dict(bucket.present),
+    )
+
+
 @attrs.define(eq=False)
 class World:
     """One state. ``steps`` names what can come next, and ``do`` does it.
@@ -179,7 +189,7 @@ class World:
     def copy(self) -> World:
         return World(
             self.scope,
-            self.bucket.copy(),
+            copied(self.bucket),
             self.creates,
             self.attempts,
             self.moment,

@@ -16,6 +16,8 @@ GATE = "braze_sends/quota/rule/gate.py"
 LEDGER = "braze_sends/quota/rule/ledger.py"
 SHARE = "braze_sends/quota/rule/share.py"
 LIMITER = "braze_sends/quota/limiter.py"
+LINE = "braze_sends/quota/line.py"
+GROUP = "braze_sends/quota/group.py"
 CREATE = "braze_sends/create.py"
 VERDICT = "braze_sends/verdict.py"
 RETRY = "braze_sends/retry.py"
@@ -201,16 +203,16 @@ FAULTS = (
     Fault(
         "dismissed outlives its window",
         WINDOW,
-        old="self.used, self.reset, self.dismissed, self.sighting = 0, None, 0, None",
-        new="self.used, self.reset, self.sighting = 0, None, None",
+        old="self.reset, self.dismissed, self.sighting = None, 0, None",
+        new="self.reset, self.sighting = None, None",
         breaks="A limit that was raised at the reset is not asked about.",
         killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen",
     ),
     Fault(
         "a sighting outlives our window",
         WINDOW,
-        old="self.used, self.reset, self.dismissed, self.sighting = 0, None, 0, None",
-        new="self.used, self.reset, self.dismissed = 0, None, 0",
+        old="self.reset, self.dismissed, self.sighting = None, 0, None",
+        new="self.reset, self.dismissed = None, 0",
         breaks="The numbers of another window's answer are acted upon.",
         killer="tests/quota/test_turns.py::test_a_sighting_ends_with_our_window_too",
     ),
@@ -497,8 +499,8 @@ FAULTS = (
     Fault(
         "headroom is not kept",
         RULE,
-        old="self._own_room(ask)) - ask.headroom",
-        new="self._own_room(ask))",
+        old="self.own_room(ask.own_limit, self.used)) - ask.headroom",
+        new="self.own_room(ask.own_limit, self.used))",
         breaks="Bulk work uses the slots that are kept for others.",
         killer="tests/quota/test_bucket.py::test_less_headroom_passes_and_more_waits_behind",
     ),
@@ -545,15 +547,15 @@ FAULTS = (
     Fault(
         "a probe asks beside others",
         RULE,
-        old="if self.leases or self._own_room(ask) <= ask.headroom:",
-        new="if self._own_room(ask) <= ask.headroom:",
+        old="if self.leases or self.own_room(ask.own_limit, self.used) <= ask.headroom:",
+        new="if self.own_room(ask.own_limit, self.used) <= ask.headroom:",
         breaks="A probe asks what an answer on its way tells for nothing.",
         killer="tests/test_schedules.py::test_slots_of_cancelled_callers_are_used_unless_their_requests_arrived",
     ),
     Fault(
         "a probe breaks an own limit",
         RULE,
-        old="if self.leases or self._own_room(ask) <= ask.headroom:",
+        old="if self.leases or self.own_room(ask.own_limit, self.used) <= ask.headroom:",
         new="if self.leases:",
         breaks="A probe goes though the caller's own limit is used up.",
         killer="tests/quota/test_bucket.py::test_an_own_cap_that_is_used_up_holds_up_nobody_else",
@@ -657,9 +659,9 @@ FAULTS = (
     Fault(
         "the reset is no event",
         RULE,
-        old="times = [self._time_for_probe(ask, now), self.next_end() - self.offset]",
+        old="times = [self._time_to_ask(ask, now), self.next_end() - self.offset]",
         new=(
-            "times = [self._time_for_probe(ask, now)]\n"
+            "times = [self._time_to_ask(ask, now)]\n"
             "        if self.sighting is not None:\n"
             "            times.append(self.next_end() - self.offset)"
         ),
@@ -1085,9 +1087,9 @@ FAULTS = (
     Fault(
         "a sighting's end is no event",
         RULE,
-        old="times = [self._time_for_probe(ask, now), self.next_end() - self.offset]",
+        old="times = [self._time_to_ask(ask, now), self.next_end() - self.offset]",
         new=(
-            "times = [self._time_for_probe(ask, now)]\n"
+            "times = [self._time_to_ask(ask, now)]\n"
             "        times.append((self.reset or math.inf) + RESET_MARGIN - self.offset)"
         ),
         breaks="A caller is told to come back later than it could.",
@@ -1233,7 +1235,7 @@ FAULTS = (
     ),
     Fault(
         "a further attempt goes to the end of the queue",
-        LIMITER,
+        LINE,
         old="if not late_comer:",
         new="if False:",
         breaks="A create that has waited longest is passed by all.",
@@ -1241,7 +1243,7 @@ FAULTS = (
     ),
     Fault(
         "a doubt covers what is known",
-        LIMITER,
+        GROUP,
         old="transaction.pairs.setdefault(pair, Remembered(None))",
         new="transaction.pairs[pair] = Remembered(None)",
         breaks="A pair that exists is in doubt again.",
@@ -1265,7 +1267,7 @@ FAULTS = (
     ),
     Fault(
         "cleared doubts are not kept",
-        LIMITER,
+        GROUP,
         old="transaction.pairs.setdefault(pair, Remembered(None))",
         new="pass",
         breaks="A pair that may exist is created as a new one.",
@@ -1702,7 +1704,7 @@ FAULTS = (
         old="if created or (reading is higher and higher.used == higher.limit):",
         new="if created:",
         breaks="A raised limit that is used up as well is dismissed.",
-        killer="tests/quota/test_turns.py::test_a_higher_limit_that_is_used_up_refuses_and_is_ours",
+        killer="tests/quota/test_turns.py::test_a_higher_limit_that_is_used_up_refuses_and_is_credible",
     ),
     Fault(
         "pauses grow for ever",
@@ -1820,7 +1822,7 @@ FAULTS = (
     ),
     Fault(
         "what we know of our own pair is not used",
-        LIMITER,
+        GROUP,
         old="if (memory is not None or repeat) and not waiter.budget.undoubted:",
         new="if memory is not None or repeat:",
         breaks=(
@@ -1830,7 +1832,7 @@ FAULTS = (
     ),
     Fault(
         "time does not pass",
-        LIMITER,
+        GROUP,
         old="        bucket.advance(now)\n",
         new="",
         breaks="Deadlines and window ends are not seen by those who wait.",
@@ -1838,7 +1840,7 @@ FAULTS = (
     ),
     Fault(
         "time does not pass while nobody waits",
-        LIMITER,
+        GROUP,
         old="        transaction.bucket.advance(transaction.now)\n",
         new="",
         breaks="A status shows a window that has ended.",
@@ -1846,7 +1848,7 @@ FAULTS = (
     ),
     Fault(
         "the lease of a known pair is kept",
-        LIMITER,
+        GROUP,
         old="                bucket.close(ask.lease)\n",
         new="                pass\n",
         breaks=(
@@ -1856,7 +1858,7 @@ FAULTS = (
     ),
     Fault(
         "a known pair is created again",
-        LIMITER,
+        GROUP,
         old="if memory is not None and memory.send_id is not None:",
         new="if False:",
         breaks="A pair that exists is asked for again.",
@@ -1864,7 +1866,7 @@ FAULTS = (
     ),
     Fault(
         "a remembered doubt is not heeded",
-        LIMITER,
+        GROUP,
         old="if (memory is not None or repeat) and",
         new="if repeat and",
         breaks="A repeat whose slot is gone is told that nothing was spent.",
@@ -1872,7 +1874,7 @@ FAULTS = (
     ),
     Fault(
         "an open doubt is not heeded",
-        LIMITER,
+        GROUP,
         old="if (memory is not None or repeat) and",
         new="if memory is not None and",
         breaks="A repeat for a dead process's pair is told that nothing was spent.",
@@ -1880,7 +1882,7 @@ FAULTS = (
     ),
     Fault(
         "waits cost no budget",
-        LIMITER,
+        LINE,
         old="waiter.budget.left -= self.meter(now) - waiter.joined",
         new="pass",
         breaks="The waits of a create, all together, are longer than allowed.",
@@ -1906,7 +1908,7 @@ FAULTS = (
     ),
     Fault(
         "a create in doubt calls itself undoubted",
-        LIMITER,
+        GROUP,
         old="budget.undoubted = not budget.in_doubt",
         new="budget.undoubted = True",
         breaks="A repeat forgets that its pair was in doubt.",
@@ -1914,7 +1916,7 @@ FAULTS = (
     ),
     Fault(
         "no create is ever undoubted",
-        LIMITER,
+        GROUP,
         old="budget.undoubted = not budget.in_doubt",
         new="pass",
         breaks=(
@@ -1924,7 +1926,7 @@ FAULTS = (
     ),
     Fault(
         "a lease lasts from the store's reply",
-        LIMITER,
+        GROUP,
         old="begun = self.started - (outcome.now - decision.begun)",
         new="begun = asyncio.get_running_loop().time()",
         breaks="A process that was stopped in a transaction sends on a lease that is over.",
@@ -1932,7 +1934,7 @@ FAULTS = (
     ),
     Fault(
         "a lease lasts from the last transaction",
-        LIMITER,
+        GROUP,
         old="begun = self.started - (outcome.now - decision.begun)",
         new="begun = self.started",
         breaks="A lease whose reply was lost is thought to last longer than it does.",
@@ -1940,25 +1942,25 @@ FAULTS = (
     ),
     Fault(
         "no budget is enough",
-        LIMITER,
-        old="(INSTANT < left >= within and within != math.inf)",
-        new="(INSTANT < left and within != math.inf)",
+        LINE,
+        old="lasts = left > INSTANT and within <= left and within != math.inf",
+        new="lasts = left > INSTANT and within != math.inf",
         breaks="A caller waits its budget out, though it is known to be too short.",
         killer="tests/test_client.py::test_500_tasks_on_a_quota_of_100",
     ),
     Fault(
         "budget never ends",
-        LIMITER,
-        old="(INSTANT < left >= within and within != math.inf)",
-        new="(left >= within and within != math.inf)",
+        LINE,
+        old="lasts = left > INSTANT and within <= left and within != math.inf",
+        new="lasts = within <= left and within != math.inf",
         breaks="A caller whose budget is over is looked at again and again.",
         killer="tests/quota/test_turns.py::test_a_second_wait_in_the_same_line_ends_with_what_the_first_has_left",
     ),
     Fault(
         "never is waited for",
-        LIMITER,
-        old="(INSTANT < left >= within and within != math.inf)",
-        new="INSTANT < left >= within",
+        LINE,
+        old="lasts = left > INSTANT and within <= left and within != math.inf",
+        new="lasts = left > INSTANT and within <= left",
         breaks="A caller without a limit waits for ever for what can never be had.",
         killer="tests/test_client.py::test_a_workspace_never_delays_another",
     ),
@@ -2012,7 +2014,7 @@ FAULTS = (
     ),
     Fault(
         "a line forgets what it has waited",
-        LIMITER,
+        LINE,
         old="self.counted = self.meter(now)",
         new="pass",
         breaks="A wait that a probe interrupts begins anew.",
@@ -2020,7 +2022,7 @@ FAULTS = (
     ),
     Fault(
         "who joins a line pays for its past",
-        LIMITER,
+        LINE,
         old="waiter.line, waiter.joined = self, self.meter(now)",
         new="waiter.line, waiter.joined = self, 0.0",
         breaks="A caller is refused for the time that others have waited.",
@@ -2028,7 +2030,7 @@ FAULTS = (
     ),
     Fault(
         "the end of a budget is not kept",
-        LIMITER,
+        LINE,
         old=("heappush(self.ends, (waiter.joined + waiter.budget.left, waiter.budget.ticket))"),
         new="pass",
         breaks="A caller that may not wait waits.",
@@ -2036,7 +2038,7 @@ FAULTS = (
     ),
     Fault(
         "an end of a budget from before counts",
-        LIMITER,
+        LINE,
         old="if waiter is not None and waiter.joined + waiter.budget.left == end:",
         new="if waiter is not None:",
         breaks="A further attempt is refused when its first wait would have ended.",
@@ -2126,7 +2128,7 @@ FAULTS = (
     ),
     Fault(
         "who is new passes those in line",
-        LIMITER,
+        GROUP,
         old=(
             "            elif behind"
             " and not bucket.holder(ask) and ask.lease not in bucket.leases:\n"
@@ -2138,7 +2140,7 @@ FAULTS = (
     ),
     Fault(
         "the pairs behind are not looked up",
-        LIMITER,
+        GROUP,
         old="        pairs |= {waiter.ask.pair for waiter in self.behind}\n",
         new="",
         breaks="A caller for a pair that exists waits in line for quota.",
@@ -2213,16 +2215,19 @@ FAULTS = (
     Fault(
         "those who wait for their pairs have no next change",
         LIMITER,
-        old="others=len(self._for_pair) > 0",
-        new="others=False",
+        old="pairs_wait=len(self._for_pair) > 0",
+        new="pairs_wait=False",
         breaks="A caller whose pair's owner died is told late.",
         killer="tests/test_batch.py::test_a_create_counts_again_when_its_wait_is_over",
     ),
     Fault(
         "those in line have no next change",
-        LIMITER,
-        old=("if self.others or any(isinstance(one, Wait) for one in outcome.decisions.values()):"),
-        new="if self.others:",
+        GROUP,
+        old=(
+            "if self.pairs_wait or any("
+            "isinstance(one, Wait) for one in outcome.decisions.values()):"
+        ),
+        new="if self.pairs_wait:",
         breaks="Nobody wakes when a window ends.",
         killer="tests/quota/test_turns.py::test_processes_come_back_from_a_pause_at_different_times",
     ),
@@ -2261,8 +2266,8 @@ FAULTS = (
     Fault(
         "who learns of a doubt joins the line of the others",
         LIMITER,
-        old="self._join(waiter, in_doubt=passing, now=now)",
-        new="self._join(waiter, in_doubt=False, now=now)",
+        old="self._join(waiter, passing=passing, now=now)",
+        new="self._join(waiter, passing=False, now=now)",
         breaks="A repeat that takes no token stands behind others.",
         killer="tests/quota/test_turns.py::test_a_repeat_that_takes_no_token_waits_behind_nobody_when_a_pause_ends",
     ),
@@ -2294,12 +2299,12 @@ FAULTS = (
         "a pair is not looked up in place",
         LIMITER,
         old=(
-            "group = _Group([], [waiter], [], {}, self._process, False, started, "
+            "group = Group([], [waiter], [], {}, self._process, False, started, "
             "steady() - started)\n"
             "        pairs = () if ask.pair is None else (ask.pair,)"
         ),
         new=(
-            "group = _Group([], [waiter], [], {}, self._process, False, started, "
+            "group = Group([], [waiter], [], {}, self._process, False, started, "
             "steady() - started)\n"
             "        pairs = ()"
         ),
@@ -2368,7 +2373,7 @@ FAULTS = (
     ),
     Fault(
         "a host's sleep is not seen",
-        LIMITER,
+        GROUP,
         old="return Held(decision, begun + waiter.ask.timeout + LEASE_GRACE, self.ahead)",
         new="return Held(decision, begun + waiter.ask.timeout + LEASE_GRACE)",
         breaks="A host that slept sends on a lease that is over.",
@@ -2443,23 +2448,23 @@ FAULTS = (
     Fault(
         "a create that has just ended is joined",
         CREATE,
-        old="        create.ended = True\n        self._forget(create)\n",
-        new="        create.ended = True\n",
+        old="        self._forget(create)\n        for",
+        new="        for",
         breaks="A call right after another one for the same is cancelled.",
         killer="tests/quota/test_turns.py::test_a_pair_is_in_doubt_after_a_500_though_its_headers_tell_that_it_was_counted",
     ),
     Fault(
         "a caller's cancellation ends the create",
         CREATE,
-        old="if not create.callers and not create.ended and create.call_off():",
-        new="if not create.ended and create.call_off():",
+        old="if not create.callers and not create.task.done() and create.call_off():",
+        new="if not create.task.done() and create.call_off():",
         breaks="One caller that is cancelled takes the others with it.",
         killer="tests/test_client.py::test_a_pair_in_flight_is_one_request",
     ),
     Fault(
         "a create without callers goes on",
         CREATE,
-        old="if not create.callers and not create.ended and create.call_off():",
+        old="if not create.callers and not create.task.done() and create.call_off():",
         new="if False:",
         breaks="A create that nobody wants any more waits and is sent.",
         killer="tests/test_client.py::test_cancelled_before_sending_leaves_no_trace",
@@ -2467,16 +2472,19 @@ FAULTS = (
     Fault(
         "a called-off create can be joined",
         CREATE,
-        old="create.ended and create.call_off():\n                self._forget(create)",
-        new="create.ended and create.call_off():\n                pass",
+        old="create.task.done() and create.call_off():\n                self._forget(create)",
+        new="create.task.done() and create.call_off():\n                pass",
         breaks="A new call joins a create that is being cancelled.",
         killer="tests/quota/test_turns.py::test_a_call_joins_no_flight_that_was_just_called_off",
     ),
     Fault(
         "a create that was sent cannot be joined",
         CREATE,
-        old="create.ended and create.call_off():\n                self._forget(create)",
-        new=("create.ended and (create.call_off() or True):\n                self._forget(create)"),
+        old="create.task.done() and create.call_off():\n                self._forget(create)",
+        new=(
+            "create.task.done() and (create.call_off() or True):\n"
+            "                self._forget(create)"
+        ),
         breaks="A new call waits beside the create that its predecessor left.",
         killer="tests/quota/test_turns.py::test_a_create_that_was_sent_is_joined_though_its_caller_left",
     ),
@@ -2791,8 +2799,8 @@ FAULTS = (
     Fault(
         "the Date of a success is not read",
         VERDICT,
-        old="date=told.date,\n        retry_after=",
-        new="retry_after=",
+        old="window=reading,\n        date=told.date,\n    )",
+        new="window=reading,\n    )",
         breaks="A clock that is off is not corrected.",
         killer="tests/test_schedules.py::test_a_clock_that_is_off_does_not_matter_at_the_reset",
     ),
@@ -2974,7 +2982,7 @@ FAULTS = (
     ),
     Fault(
         "a further attempt behind others is not looked at",
-        LIMITER,
+        GROUP,
         old="elif behind and not bucket.holder(ask) and ask.lease not in bucket.leases:",
         new="elif behind and not bucket.holder(ask):",
         breaks="A create that has its token waits behind one that has none.",
@@ -2984,7 +2992,7 @@ FAULTS = (
     ),
     Fault(
         "a pair under way behind others is not looked at",
-        LIMITER,
+        GROUP,
         old="elif behind and not bucket.holder(ask) and ask.lease not in bucket.leases:",
         new="elif behind and ask.lease not in bucket.leases:",
         breaks="A create whose pair is under way spends its budget behind others.",

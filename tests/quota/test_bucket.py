@@ -11,7 +11,6 @@ from braze_sends.quota.rule.bucket import Bucket
 from braze_sends.quota.rule.ledger import LEASE_GRACE, Unconfirmed
 from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading, Reason, Wait
 from braze_sends.quota.rule.window import DAY
-from braze_sends.stores.codec import dump
 
 TIMEOUT = 10.0
 RESET = 50_000.0
@@ -782,16 +781,6 @@ def test_forgetting_keeps_the_history() -> None:
     before = tallied(bucket)
     bucket.forget(7.0)
     assert [("", 0, 1)] == before == tallied(bucket)
-
-
-def test_a_copy_is_changed_on_its_own() -> None:
-    """Leases, charges and history of the first stay as they were."""
-    bucket = known()
-    grant = granted(bucket, ask("a"), 5.0)
-    before = dump(bucket)
-    copy = bucket.copy()
-    copy.finish(ask("a"), grant, Answer(spent=True), 6.0)
-    assert before == dump(bucket) != dump(copy)
 
 
 def test_the_tally_decides_nothing() -> None:

@@ -10,7 +10,8 @@ import attrs
 import pytest
 
 from braze_sends import MemoryStore, StoreError
-from braze_sends.quota.limiter import Held, Limiter, WaitBudget
+from braze_sends.quota.limiter import Limiter
+from braze_sends.quota.line import Held, WaitBudget
 from braze_sends.quota.rule.ledger import LEASE_GRACE
 from braze_sends.quota.rule.messages import Answer, Ask, Reading
 from braze_sends.stores.store import Remembered, Transaction

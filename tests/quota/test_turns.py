@@ -25,12 +25,14 @@ from braze_sends import (
 from braze_sends.headers import LONGEST_WAIT, AnswerHeaders
 from braze_sends.models import CreateSendId
 from braze_sends.protocol import Reply
-from braze_sends.quota.limiter import FIRST_LOOK, LONGEST_SLEEP, Held, Limiter, WaitBudget
+from braze_sends.quota.limiter import FIRST_LOOK, LONGEST_SLEEP, Limiter
+from braze_sends.quota.line import Held, WaitBudget
 from braze_sends.quota.rule.bucket import Bucket
 from braze_sends.quota.rule.gate import LONGEST_PAUSE, MOST_PROBES
 from braze_sends.quota.rule.ledger import LEASE_GRACE
 from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading, Reason, Wait
 from braze_sends.settings import ApiKey
+from braze_sends.stores.codec import dump, load_bucket
 from braze_sends.stores.store import Remembered, steady
 from braze_sends.testing import run_virtual
 from braze_sends.verdict import Verdict, judge
@@ -89,7 +91,7 @@ def test_leases_that_are_read_end_in_the_order_of_their_deadlines() -> None:
     bucket = known()
     for name, timeout in (("long", 60.0), ("longer", 90.0), ("short", 10.0)):
         granted(bucket, ask(name, timeout=timeout), 5.0)
-    read = bucket.copy()
+    read = load_bucket(dump(bucket))
     assert 5.0 + 10.0 + LEASE_GRACE == read.next_change(6.0)
     read.advance(5.0 + 60.0 + LEASE_GRACE)
     assert {"longer"} == set(read.leases)
@@ -99,7 +101,7 @@ def test_a_pair_of_a_lease_that_is_read_is_under_way() -> None:
     """Another create of it waits, whoever had granted the first."""
     bucket = known()
     granted(bucket, ask("a"), 5.0)
-    (decision,) = bucket.copy().reserve([ask("b", pair="pair-a")], 6.0)
+    (decision,) = load_bucket(dump(bucket)).reserve([ask("b", pair="pair-a")], 6.0)
     assert Wait(Reason.PAIR, 5.0 + TIMEOUT + LEASE_GRACE) == decision
 
 

@@ -1,7 +1,7 @@
 """The quota rule: one day's tokens, refilled whole when the window ends, fed by the headers.
 
 **What must hold.** P1: no more is created in a window than its limit, and a workspace that nobody
-else uses draws no 429, but for the repeat of an attempt whose answer was lost and for the probe
+else uses draws no 429, but for the repeat of an attempt whose answer was lost and for the attempt
 that asks whether old doubts were real. P2: every token comes back or is accounted for, and nothing
 waits for ever.
 
@@ -14,6 +14,7 @@ with ``used = limit - remaining`` of the headers, which only grows within a wind
   may have counted it, now or a little later) or *certain* (a success without headers). The slot is
   free when a believed answer must have counted it already, or when the window ends.
 - While the state is *unknown* (cold start, new window, after a 429) a *probe* goes first.
+- An attempt may go *beyond* what is free, alone, when its answer tells more than is known.
 
 Two clocks. ``now`` is the steady clock of the store, in seconds from any origin: deadlines and the
 order of things go by it. Braze's own time is ``now + offset``, corrected by ``Date``; only the
@@ -46,15 +47,6 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
     The parts know nothing of each other; what concerns two of them is here. One class, since a
     record of it is flat.
     """
-
-    def copy(self) -> Bucket:
-        """The same state, to be changed on its own."""
-        return attrs.evolve(
-            self,
-            leases=dict(self.leases),
-            unconfirmed=dict(self.unconfirmed),
-            present=dict(self.present),
-        )
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -160,22 +152,22 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             if not self.known and self.begun_since(self.unknown_since) >= self.probes:
                 return Wait(Reason.PROBE)
             if lease is None and self.free(ask) < 1:
-                probe = self._probe(ask, now)
-                if isinstance(probe, Wait):
-                    return probe
-                asks_unconfirmed, asks_limit = probe
+                beyond = self._beyond(ask, now)
+                if isinstance(beyond, Wait):
+                    return beyond
+                asks_unconfirmed, asks_limit = beyond
         self.open(ask, now, asks_unconfirmed=asks_unconfirmed, asks_limit=asks_limit)
         return Grant(now)
 
-    def _probe(self, ask: Ask, now: float) -> tuple[bool, bool] | Wait:
+    def _beyond(self, ask: Ask, now: float) -> tuple[bool, bool] | Wait:
         """Whether an attempt goes though nothing is free, since its answer tells more than we know.
 
         Returns:
             whether it asks for the unconfirmed slots, and whether for the limit; else what it
             waits for.
         """
-        own_room = self._own_room(ask)
-        if self._time_for_probe(ask, now) <= now:
+        own_room = self.own_room(ask.own_limit, self.used)
+        if self._time_to_ask(ask, now) <= now:
             return True, False
         if own_room > ask.headroom:
             if self.careful:
@@ -195,7 +187,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
 
     def free(self, ask: Ask) -> int:
         """Tokens that ``ask`` could take; below 1, none."""
-        return min(self.room(), self._own_room(ask)) - ask.headroom
+        return min(self.room(), self.own_room(ask.own_limit, self.used)) - ask.headroom
 
     def room(self) -> int:
         """Tokens that are free, below 1 if none."""
@@ -206,17 +198,14 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             room = min(room, seen.window.limit - seen.window.used - since)
         return room - len(self.leases)
 
-    def _own_room(self, ask: Ask) -> int:
-        return self.own_room(ask.own_limit, NO_LIMIT if self.reset is None else self.used)
-
-    def _time_for_probe(self, ask: Ask, now: float) -> float:
-        """When a probe may ask whether the unconfirmed slots that fill the quota are real.
+    def _time_to_ask(self, ask: Ask, now: float) -> float:
+        """When an attempt may ask whether the unconfirmed slots that fill the quota are real.
 
         That is when, if all that are ripe were in vain, there would be a token; and nothing may be
         open, since an answer that is on its way tells the same for nothing. The caller's own limit
         is never risked.
         """
-        if self.leases or self._own_room(ask) <= ask.headroom:
+        if self.leases or self.own_room(ask.own_limit, self.used) <= ask.headroom:
             return math.inf
         missing = 1 - (self.room() - ask.headroom)
         begins = -math.inf if self.reset is None else self._begins(self.reset)
@@ -256,7 +245,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             return math.inf
         if self.leases:
             return None
-        times = [self._time_for_probe(ask, now), self.next_end() - self.offset]
+        times = [self._time_to_ask(ask, now), self.next_end() - self.offset]
         if self.reset is None:
             missing = 1 - self.free(ask)
             lapsing = sorted(slot.ripe + DAY for slot in self.unconfirmed.values())
@@ -380,7 +369,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             )
             guessed = self.learned == -math.inf
             self.correct(answer.date, begun, now, guessed=guessed, witnessed=over)
-        if window is None or not self.is_ours(window, begun, self.braze_time(now)):
+        if window is None or not self.is_credible(window, begun, self.braze_time(now)):
             return False
         if window.limit > self.limit and not self.trusting:
             if self.sight(window, now) and answer.spent and self.is_probe(begun):
@@ -440,5 +429,5 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             limit, used, reset = window.limit, window.used, window.reset
             free = limit - used - len(self.leases) - doubts
         if own_limit is not None:
-            limit, free = min(limit, own_limit), min(free, self._own_room(ask))
+            limit, free = min(limit, own_limit), min(free, self.own_room(ask.own_limit, self.used))
         return Status(limit, max(0, free), len(self.leases), doubts, reset, used)

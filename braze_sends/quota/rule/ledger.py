@@ -29,7 +29,7 @@ RIPE_TIMEOUTS = 3
 class Lease:
     """An open lease; ``attempt`` is ``None`` between two attempts.
 
-    ``asks_unconfirmed`` and ``asks_limit`` mark a probe, which goes though nothing is free: its
+    ``asks_unconfirmed`` and ``asks_limit`` mark an attempt that went beyond what was free: its
     answer tells whether the ripe doubts were real, or whether the limit is as high as was sighted.
     """
 
@@ -53,7 +53,7 @@ class Unconfirmed:
         ripe: a believed answer to a request begun at or after this has counted it, if ever it is
             counted.
         certain: a success without headers.
-        asked: a probe for it was refused: it stays until the window ends.
+        asked: an attempt that asked for it was refused: it stays until the window ends.
     """
 
     pair: str | None
@@ -226,7 +226,7 @@ class Ledger:
         self.keep_unconfirmed(lambda slot: begun < slot.ripe)
 
     def refuse_unconfirmed(self, begun: float) -> None:
-        """The probe that began then was refused: what was ripe is taken until the window ends."""
+        """The attempt that asked was refused: what was ripe is taken until the window ends."""
         for name, slot in self.unconfirmed.items():
             if slot.ripe <= begun:
                 self.unconfirmed[name] = attrs.evolve(slot, asked=True)

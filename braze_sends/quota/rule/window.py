@@ -74,7 +74,7 @@ class Window:
         """Whether ``reset`` is that of another window than ours."""
         return self.reset is None or abs(reset - self.reset) > SAME_RESET
 
-    def is_ours(self, reading: Reading, begun: float, braze_now: float) -> bool:
+    def is_credible(self, reading: Reading, begun: float, braze_now: float) -> bool:
         """Whether the headers are of a window that has not ended, and not of another bucket."""
         if not braze_now - RESET_MARGIN < reading.reset <= braze_now + LONGEST_WAIT:
             return False
@@ -139,7 +139,7 @@ class Window:
 
     def begin_anew(self) -> None:
         """The window has ended; nothing is known of the next."""
-        self.used, self.reset, self.dismissed, self.sighting = 0, None, 0, None
+        self.reset, self.dismissed, self.sighting = None, 0, None
 
     def forget_limit(self) -> None:
         """Forget what was learnt. ``used`` stays, since no raise lowers it."""

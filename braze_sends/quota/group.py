@@ -1,0 +1,153 @@
+"""What goes into one transaction, and what it gives. Pure; a store may run it again."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+
+from braze_sends.quota.line import Held, Waiter
+from braze_sends.quota.rule.ledger import LEASE_GRACE
+from braze_sends.quota.rule.messages import Ask, Grant, Reason, Status, Wait
+from braze_sends.stores.store import Remembered, Transaction
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Operation:
+    run: Callable[[Transaction], Any]
+    pair: str | None
+    future: asyncio.Future[Any]
+
+
+@attrs.define
+class Outcome:
+    """What one transaction gave.
+
+    Attributes:
+        now: the steady clock.
+        results: of the operations.
+        decisions: by the leases of those who asked.
+        doubted: the leases of those whose pairs are in doubt.
+        passing: the leases of those who may pass others.
+        statuses: under the own limit of each who waits for quota.
+        room: tokens that are free.
+        next_change: when something changes by itself, on the steady clock.
+    """
+
+    now: float
+    results: list[Any]
+    decisions: dict[str, Grant | Remembered | Wait] = attrs.field(factory=dict)
+    doubted: set[str] = attrs.field(factory=set)
+    passing: set[str] = attrs.field(factory=set)
+    statuses: dict[int | None, Status] = attrs.field(factory=dict)
+    room: int = 0
+    next_change: float = math.inf
+
+
+@attrs.define(eq=False)
+class Group:
+    """What goes into one transaction.
+
+    Attributes:
+        operations: they come first.
+        front: those who may be served, in the order of their tickets.
+        behind: those who stand behind them, and whose pairs have not been looked up.
+        fresh: the tickets of those who have not been looked up.
+        process: names this process where others share the store.
+        pairs_wait: whether somebody waits for the end of its own pair.
+        started: loop time.
+        ahead: see ``Held``.
+    """
+
+    operations: list[Operation]
+    front: list[Waiter]
+    behind: list[Waiter]
+    fresh: dict[int, Waiter]
+    process: str | None
+    pairs_wait: bool
+    started: float
+    ahead: float
+
+    @property
+    def pairs(self) -> set[str]:
+        """The pairs whose memory is looked at."""
+        pairs = {operation.pair for operation in self.operations}
+        pairs |= {waiter.ask.pair for waiter in self.front}
+        pairs |= {waiter.ask.pair for waiter in self.behind}
+        return {pair for pair in pairs if pair is not None}
+
+    def change(self, transaction: Transaction) -> Outcome:
+        """The transition. Pure; a store may call it again."""
+        bucket, now = transaction.bucket, transaction.now
+        bucket.advance(now)
+        outcome = Outcome(now, [operation.run(transaction) for operation in self.operations])
+        _remember(transaction)
+        if self.front:
+            self._decide(transaction, outcome)
+        outcome.room = bucket.room()
+        if self.pairs_wait or any(isinstance(one, Wait) for one in outcome.decisions.values()):
+            outcome.next_change = bucket.next_change(now)
+        return outcome
+
+    def served(
+        self, waiter: Waiter, decision: Grant | Remembered, outcome: Outcome
+    ) -> Held | Remembered:
+        """What one who need not wait is given."""
+        if isinstance(decision, Remembered):
+            return decision
+        budget = waiter.budget
+        budget.undoubted = not budget.in_doubt
+        # From before the transaction, since this process may have been stopped in it; and the lease
+        # may be that of an earlier one, whose reply was lost.
+        begun = self.started - (outcome.now - decision.begun)
+        return Held(decision, begun + waiter.ask.timeout + LEASE_GRACE, self.ahead)
+
+    def _decide(self, transaction: Transaction, outcome: Outcome) -> None:
+        bucket, doubted = transaction.bucket, transaction.bucket.doubted()
+        asking: list[Ask] = []
+        for place, waiter in enumerate((*self.front, *self.behind)):
+            ask, behind = waiter.ask, place >= len(self.front)
+            memory = None if ask.pair is None else transaction.pairs.get(ask.pair)
+            if memory is not None and memory.send_id is not None:
+                bucket.close(ask.lease)
+                outcome.decisions[ask.lease] = memory
+                continue
+            repeat = ask.pair in doubted
+            if (memory is not None or repeat) and not waiter.budget.undoubted:
+                ask = attrs.evolve(ask, in_doubt=True)
+                outcome.doubted.add(ask.lease)
+            if ask.in_doubt or repeat:
+                outcome.passing.add(ask.lease)
+            elif behind and not bucket.holder(ask) and ask.lease not in bucket.leases:
+                continue
+            asking.append(ask)
+        for ask, decision in zip(
+            asking, bucket.reserve(asking, outcome.now, self.process), strict=True
+        ):
+            outcome.decisions[ask.lease] = decision
+            if isinstance(decision, Wait) and decision.reason is Reason.QUOTA:
+                outcome.statuses[ask.own_limit] = bucket.status(ask.own_limit)
+
+
+def alone(change: Callable[[Transaction], T]) -> Callable[[Transaction], T]:
+    """A transition without anybody who waits."""
+
+    def alone(transaction: Transaction) -> T:
+        transaction.bucket.advance(transaction.now)
+        result = change(transaction)
+        _remember(transaction)
+        return result
+
+    return alone
+
+
+def _remember(transaction: Transaction) -> None:
+    """Pairs that no slot is kept for any more, and whose creates were in doubt, stay so."""
+    for pair in transaction.bucket.unsettled:
+        transaction.pairs.setdefault(pair, Remembered(None))
+    transaction.bucket.unsettled.clear()
