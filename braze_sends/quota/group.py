@@ -123,9 +123,8 @@ class Group:
                 outcome.doubted.add(ask.lease)
             if ask.in_doubt or repeat:
                 outcome.passing.add(ask.lease)
-            elif behind and not bucket.holder(ask) and ask.lease not in bucket.leases:
-                continue
-            asking.append(ask)
+            if not behind or bucket.passes(ask, doubted):
+                asking.append(ask)
         for ask, decision in zip(
             asking, bucket.reserve(asking, outcome.now, self.process), strict=True
         ):

@@ -251,8 +251,8 @@ FAULTS = (
     Fault(
         "a repeat needs a token",
         RULE,
-        old="repeat = ask.pair in doubted",
-        new="repeat = False",
+        old="repeat=ask.pair in doubted",
+        new="repeat=False",
         breaks="The repeat of an attempt in doubt waits for quota, though it creates nothing new.",
         killer="tests/quota/test_turns.py::test_a_repeat_takes_no_token",
     ),
@@ -291,24 +291,24 @@ FAULTS = (
     Fault(
         "a held lease stands in the queue",
         RULE,
-        old="repeat or ask.in_doubt or ask.lease in self.leases or self.holder(ask) is not None",
-        new="repeat or ask.in_doubt or self.holder(ask) is not None",
+        old="return in_doubt or ask.lease in self.leases or self.holder(ask) is not None",
+        new="return in_doubt or self.holder(ask) is not None",
         breaks="A further attempt waits behind others, though it has its token.",
         killer="tests/quota/test_turns.py::test_a_further_attempt_does_not_stand_behind_those_without_a_token",
     ),
     Fault(
         "one in doubt stands in the queue",
         RULE,
-        old="repeat or ask.in_doubt or ask.lease in self.leases or self.holder(ask) is not None",
-        new="repeat or ask.lease in self.leases or self.holder(ask) is not None",
+        old="in_doubt = ask.in_doubt or ask.pair in doubted",
+        new="in_doubt = ask.pair in doubted",
         breaks="A repeat whose slot is gone waits behind others.",
         killer="tests/quota/test_bucket.py::test_a_pair_once_in_doubt_is_asked_for_though_nothing_is_left",
     ),
     Fault(
         "one whose pair is under way stands in the queue",
         RULE,
-        old="repeat or ask.in_doubt or ask.lease in self.leases or self.holder(ask) is not None",
-        new="repeat or ask.in_doubt or ask.lease in self.leases",
+        old="return in_doubt or ask.lease in self.leases or self.holder(ask) is not None",
+        new="return in_doubt or ask.lease in self.leases",
         breaks="A call for a pair that is about to exist is told that the quota is used up.",
         killer="tests/quota/test_bucket.py::test_a_pair_under_way_is_waited_for_behind_others_that_find_nothing_left",
     ),
@@ -703,7 +703,7 @@ FAULTS = (
     Fault(
         "the history counts a repeat of settling",
         RULE,
-        old="if answer.spent and not counted and not elsewhere:",
+        old="if answer.spent and not elsewhere and not (slot is not None and slot.certain):",
         new="if answer.spent and not elsewhere:",
         breaks="A success without headers that is told twice is shown twice.",
         killer="tests/quota/test_bucket.py::test_finishing_twice_counts_once",
@@ -711,14 +711,14 @@ FAULTS = (
     Fault(
         "the history counts the window before",
         RULE,
-        old="if answer.spent and not counted and not elsewhere:",
-        new="if answer.spent and not counted:",
+        old="if answer.spent and not elsewhere and not (slot is not None and slot.certain):",
+        new="if answer.spent and not (slot is not None and slot.certain):",
         breaks="A late answer of the last window is shown in this one.",
         killer="tests/quota/test_bucket.py::test_the_tally_ends_with_its_window",
     ),
     Fault(
         "an own create is not counted",
-        RULE,
+        LEDGER,
         old="self.created += answer.spent is True and not repeat",
         new="pass",
         breaks="The caller's own limit is never used up.",
@@ -726,7 +726,7 @@ FAULTS = (
     ),
     Fault(
         "a doubt that is believed is not cleared",
-        RULE,
+        LEDGER,
         old="self.cleared += answer.in_doubt or (answer.spent is True and repeat)",
         new="pass",
         breaks="The caller's own limit is broken by what was queued or answered in doubt.",
@@ -735,14 +735,14 @@ FAULTS = (
     Fault(
         "a late answer of the last window is charged",
         RULE,
-        old="elif elsewhere:",
-        new="elif False:",
+        old="elif not elsewhere:",
+        new="else:",
         breaks="A success of the last window takes a slot of this one.",
         killer="tests/test_schedules.py::test_an_answer_of_the_old_window_is_ignored_in_the_new_one",
     ),
     Fault(
         "a lost answer is not charged",
-        RULE,
+        LEDGER,
         old="elif answer.spent is None:",
         new="elif False:",
         breaks="An attempt whose answer was lost is given out again.",
@@ -750,7 +750,7 @@ FAULTS = (
     ),
     Fault(
         "an answer in doubt of a nameless send is no send",
-        RULE,
+        LEDGER,
         old="pair = (ask.pair or ask.lease) if answer.in_doubt else None",
         new="pair = ask.pair if answer.in_doubt else None",
         breaks=(
@@ -760,7 +760,7 @@ FAULTS = (
     ),
     Fault(
         "an attempt that created nothing leaves its pair in doubt",
-        RULE,
+        LEDGER,
         old="pair = (ask.pair or ask.lease) if answer.in_doubt else None",
         new="pair = ask.pair or ask.lease",
         breaks="A pair that a 4xx denied is asked for as a repeat, past the queue.",
@@ -1355,7 +1355,7 @@ FAULTS = (
     ),
     Fault(
         "a doubt is not remembered",
-        RULE,
+        LEDGER,
         old="self.unsettled.append(ask.pair)",
         new="pass",
         breaks="A pair in doubt is asked for as a new one once its slot is gone.",
@@ -1420,7 +1420,7 @@ FAULTS = (
     Fault(
         "a repeat takes from the share",
         RULE,
-        old="share -= not special",
+        old="share -= not passes",
         new="share -= 1",
         breaks="A repeat takes the place of a create.",
         killer="tests/quota/test_bucket.py::test_a_repeat_takes_nothing_of_a_share",
@@ -1443,7 +1443,7 @@ FAULTS = (
     ),
     Fault(
         "a success without headers ripens late",
-        RULE,
+        LEDGER,
         old="Unconfirmed(ask.pair, begun, ripe=now, certain=True)",
         new=(
             "Unconfirmed(\n"
@@ -1456,7 +1456,7 @@ FAULTS = (
     ),
     Fault(
         "a repeat is counted as an own create",
-        RULE,
+        LEDGER,
         old="self.created += answer.spent is True and not repeat",
         new="self.created += answer.spent is True",
         breaks="A free slot is not asked for, where a repeat was counted a window before.",
@@ -2129,12 +2129,8 @@ FAULTS = (
     Fault(
         "who is new passes those in line",
         GROUP,
-        old=(
-            "            elif behind"
-            " and not bucket.holder(ask) and ask.lease not in bucket.leases:\n"
-            "                continue\n"
-        ),
-        new="",
+        old="if not behind or bucket.passes(ask, doubted):",
+        new="if True:",
         breaks="A token that came back goes to the last one in line.",
         killer="tests/quota/test_turns.py::test_who_comes_when_tokens_come_back_stands_behind_all_in_line",
     ),
@@ -2979,24 +2975,6 @@ FAULTS = (
         new="verdict.transient",
         breaks="A send that Braze is to name is created twice.",
         killer="tests/test_retry.py::test_the_caller_can_refuse_a_repeat",
-    ),
-    Fault(
-        "a further attempt behind others is not looked at",
-        GROUP,
-        old="elif behind and not bucket.holder(ask) and ask.lease not in bucket.leases:",
-        new="elif behind and not bucket.holder(ask):",
-        breaks="A create that has its token waits behind one that has none.",
-        killer=(
-            "tests/quota/test_turns.py::test_a_further_attempt_on_its_own_token_passes_those_before_it"
-        ),
-    ),
-    Fault(
-        "a pair under way behind others is not looked at",
-        GROUP,
-        old="elif behind and not bucket.holder(ask) and ask.lease not in bucket.leases:",
-        new="elif behind and ask.lease not in bucket.leases:",
-        breaks="A create whose pair is under way spends its budget behind others.",
-        killer=("tests/quota/test_turns.py::test_a_pair_under_way_is_waited_for_behind_others_too"),
     ),
     Fault(
         "a doubt without a name is remembered",

@@ -34,7 +34,7 @@ import attrs
 from braze_sends.headers import LONGEST_WAIT
 from braze_sends.quota.rule.clock import Clock
 from braze_sends.quota.rule.gate import SHORTEST_PAUSE, Gate
-from braze_sends.quota.rule.ledger import NO_LIMIT, RIPE_TIMEOUTS, Ledger, Unconfirmed
+from braze_sends.quota.rule.ledger import NO_LIMIT, Ledger
 from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading, Reason, Status, Wait
 from braze_sends.quota.rule.share import Share
 from braze_sends.quota.rule.window import DAY, RESET_MARGIN, SAME_RESET, Window
@@ -106,35 +106,37 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         decisions: list[Grant | Wait] = []
         stop: Wait | None = None
         short: dict[tuple[int, int | None], Wait] = {}
-        wanted = False
         for ask in asks:
-            repeat = ask.pair in doubted
             decision: Grant | Wait | None = None
-            special = (
-                repeat or ask.in_doubt or ask.lease in self.leases or self.holder(ask) is not None
-            )
-            if not special:
+            passes = self.passes(ask, doubted)
+            if not passes:
                 decision = stop or short.get((ask.headroom, ask.own_limit))
                 if decision is None and share < 1:
                     decision = stop = Wait(Reason.PROBE)  # it is the others' turn
             if decision is None:
-                decision = self._decide(ask, now, repeat)
+                decision = self._decide(ask, now, repeat=ask.pair in doubted)
                 if isinstance(decision, Grant):
-                    share -= not special
+                    share -= not passes
                 elif decision.reason is Reason.PROBE or now < self.blocked_until:
                     stop = decision
                 elif decision.reason is Reason.QUOTA:
                     # All that ask for the same stand behind this one. Whoever asks for less, or
                     # has another own_limit, is looked at by itself.
                     short[ask.headroom, ask.own_limit] = decision
-            # Not who waits for the window's end: then nothing is to be shared, nor written.
-            wanted |= isinstance(decision, Grant) or decision.reason is Reason.PROBE
             decisions.append(decision)
+        # Not who waits for the window's end: then nothing is to be shared, nor written.
+        wanted = any(isinstance(one, Grant) or one.reason is Reason.PROBE for one in decisions)
         if process is not None and wanted:
             self.note_presence(process, now)
         return decisions
 
-    def _decide(self, ask: Ask, now: float, repeat: bool) -> Grant | Wait:
+    def passes(self, ask: Ask, doubted: set[str]) -> bool:
+        """Whether a create is decided by itself, whoever stands in front of it: it takes none of
+        their tokens, or must not wait for one."""
+        in_doubt = ask.in_doubt or ask.pair in doubted
+        return in_doubt or ask.lease in self.leases or self.holder(ask) is not None
+
+    def _decide(self, ask: Ask, now: float, *, repeat: bool) -> Grant | Wait:
         lease = self.leases.get(ask.lease)
         if lease is not None and lease.attempt == ask.attempt:
             return Grant(lease.begun)  # asked again, because the store's reply was lost
@@ -275,7 +277,15 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             self.limit_asked(answer.window, now, created=answer.spent, refused=answer.refused)
         believed = self._observe(answer, grant.begun, now)
         if mine or slot is not None:
-            self._count(ask, grant, answer, now, slot, believed=believed, repeat=repeat)
+            elsewhere = self._of_ended_window(answer.window, grant.begun, now)
+            # A certain slot is this very answer's, taken in before.
+            if answer.spent and not elsewhere and not (slot is not None and slot.certain):
+                self.history = self.history.add(ask.campaign, self.braze_time(now))
+            if believed:
+                self.count(answer, repeat=repeat)
+            elif not elsewhere:
+                self.note(ask, grant, answer, now)
+            self.remember(ask, answer)
         if mine:
             if keep:
                 self.rest(ask.lease)
@@ -288,45 +298,6 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             self.refusals = 0
         if mine and not believed and not answer.refused:
             self.probe_ended(grant.begun)
-
-    def _count(
-        self,
-        ask: Ask,
-        grant: Grant,
-        answer: Answer,
-        now: float,
-        slot: Unconfirmed | None,
-        *,
-        believed: bool,
-        repeat: bool,
-    ) -> None:
-        """Count what an attempt has created, or note it as unconfirmed."""
-        name = f"{ask.lease}.{ask.attempt}"
-        # A certain slot is this very answer's, taken in before.
-        counted = slot is not None and slot.certain
-        elsewhere = self._of_ended_window(answer.window, grant.begun, now)
-        if answer.spent and not counted and not elsewhere:
-            self.history = self.history.add(ask.campaign, self.braze_time(now))
-        if believed:
-            # An earlier attempt may have created it, in whatever window.
-            self.created += answer.spent is True and not repeat
-            self.cleared += answer.in_doubt or (answer.spent is True and repeat)
-        elif elsewhere:
-            pass
-        elif answer.spent is True:
-            # An earlier attempt may have created it, and ``used`` may include that already.
-            begun = min(
-                (c.begun for c in self.unconfirmed.values() if ask.pair and c.pair == ask.pair),
-                default=grant.begun,
-            )
-            self.unconfirmed[name] = Unconfirmed(ask.pair, begun, ripe=now, certain=True)
-        elif answer.spent is None:
-            # One that Braze was to name cannot be asked for, but may exist all the same.
-            pair = (ask.pair or ask.lease) if answer.in_doubt else None
-            ripe = grant.begun + RIPE_TIMEOUTS * ask.timeout
-            self.unconfirmed[name] = Unconfirmed(pair, grant.begun, ripe)
-        if answer.in_doubt and name not in self.unconfirmed and ask.pair is not None:
-            self.unsettled.append(ask.pair)
 
     def close(self, name: str, undelivered: int | None = None) -> None:
         """Hand back a lease between two attempts; the doubts of its attempts stay.

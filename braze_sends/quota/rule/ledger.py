@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 import attrs
 
 from braze_sends.quota.rule.history import History
-from braze_sends.quota.rule.messages import Ask
+from braze_sends.quota.rule.messages import Answer, Ask, Grant
 
 #: More than any limit.
 NO_LIMIT = 1 << 62
@@ -184,6 +184,28 @@ class Ledger:
 
     # --- unconfirmed slots -----------------------------------------------------------------------
 
+    def note(self, ask: Ask, grant: Grant, answer: Answer, now: float) -> None:
+        """Note a slot for an attempt that its headers do not count, if it may be spent."""
+        name = f"{ask.lease}.{ask.attempt}"
+        if answer.spent is True:
+            # An earlier attempt may have created it, and ``used`` may include that already.
+            begun = min(
+                (c.begun for c in self.unconfirmed.values() if ask.pair and c.pair == ask.pair),
+                default=grant.begun,
+            )
+            self.unconfirmed[name] = Unconfirmed(ask.pair, begun, ripe=now, certain=True)
+        elif answer.spent is None:
+            # One that Braze was to name cannot be asked for, but may exist all the same.
+            pair = (ask.pair or ask.lease) if answer.in_doubt else None
+            ripe = grant.begun + RIPE_TIMEOUTS * ask.timeout
+            self.unconfirmed[name] = Unconfirmed(pair, grant.begun, ripe)
+
+    def remember(self, ask: Ask, answer: Answer) -> None:
+        """A pair in doubt is to be remembered, unless a slot stands for it."""
+        noted = f"{ask.lease}.{ask.attempt}" in self.unconfirmed
+        if answer.in_doubt and not noted and ask.pair is not None:
+            self.unsettled.append(ask.pair)
+
     def doubted(self) -> set[str]:
         """The pairs that may have been created."""
         if not self.unconfirmed:
@@ -254,6 +276,14 @@ class Ledger:
         return max(0, min(before, used - self.created))
 
     # --- the caller's own limit ------------------------------------------------------------------
+
+    def count(self, answer: Answer, *, repeat: bool) -> None:
+        """Count what an attempt with believed headers has created.
+
+        An earlier attempt may have created it, in whatever window.
+        """
+        self.created += answer.spent is True and not repeat
+        self.cleared += answer.in_doubt or (answer.spent is True and repeat)
 
     def own_room(self, own_limit: int | None, counted: int) -> int:
         """What is left of the caller's own limit, of whose window ``counted`` are counted."""
