@@ -76,7 +76,7 @@ def test_outcomes_are_in_the_order_of_the_requests() -> None:
     play(schedule)
 
 
-def test_no_request_at_all() -> None:
+def test_a_batch_without_requests_does_nothing() -> None:
     """Nothing asked for, nothing done."""
 
     async def schedule(world: World) -> None:
@@ -160,26 +160,14 @@ def test_requests_are_taken_as_they_are_needed() -> None:
     play(schedule)
 
 
-def test_no_more_than_concurrency_at_a_time() -> None:
+def test_a_batch_has_no_more_than_concurrency_under_way() -> None:
     """Counted where the requests arrive."""
 
     async def schedule(world: World) -> None:
-        out, peak = 0, 0
-
-        def fate(n: int, send_id: str) -> Fate:
-            nonlocal out, peak
-            out += 1
-            peak = max(peak, out)
-            world.loop.call_later(0.1, landed)
-            return Fate(latency=0.1)
-
-        def landed() -> None:
-            nonlocal out
-            out -= 1
-
-        world.fate = fate
+        world.fate = lambda n, s: Fate(latency=0.1)
+        peak = track(world)
         await world.client().create_send_ids(rows(*range(60)), concurrency=7)
-        assert 7 == peak
+        assert [7] == peak
 
     play(schedule)
 
@@ -220,7 +208,7 @@ def test_nothing_begins_before_each_outcome_has_been_taken() -> None:
     play(schedule)
 
 
-def test_nor_does_a_request_that_came_late() -> None:
+def test_a_request_that_came_late_waits_until_each_outcome_has_been_taken() -> None:
     """It came while an outcome was dealt with, and another outcome did too: that goes first."""
 
     async def schedule(world: World) -> None:
@@ -320,7 +308,7 @@ def test_a_stream_goes_on_when_the_quota_is_back() -> None:
     play(schedule)
 
 
-def test_an_unlimited_wait_makes_them_all() -> None:
+def test_an_unlimited_wait_creates_all_requests() -> None:
     """340 on a quota of 100 take until the fourth day."""
 
     async def schedule(world: World) -> None:
@@ -600,10 +588,10 @@ def track(world: World) -> list[int]:
         out[0] += 1
         peak[0] = max(peak[0], out[0])
         ends = fate(n, send_id)
-        world.loop.call_later(ends.latency, landed)
+        world.loop.call_later(ends.latency, answered)
         return ends
 
-    def landed() -> None:
+    def answered() -> None:
         out[0] -= 1
 
     world.fate = tracked
@@ -705,7 +693,7 @@ def test_nothing_begins_beside_a_wait_for_a_pair_before_each_outcome_has_been_ta
     play(schedule)
 
 
-def test_cancelled_while_a_row_waits_for_its_pair_a_batch_leaves_nothing() -> None:
+def test_a_batch_cancelled_while_a_row_waits_for_its_pair_leaves_nothing() -> None:
     """A batch that is cancelled then ends at once, and keeps no hold on the client."""
 
     async def schedule(world: World) -> None:
@@ -757,7 +745,7 @@ def test_headroom_is_left() -> None:
     play(schedule)
 
 
-def test_a_quota_that_will_never_be_there() -> None:
+def test_a_quota_that_will_never_be_there_is_told_without_a_time() -> None:
     """Nothing says when to come back, so each is told the same, without one."""
 
     async def schedule(world: World) -> None:
@@ -773,7 +761,7 @@ def test_a_quota_that_will_never_be_there() -> None:
 # --- ends that are not the end -------------------------------------------------------------------
 
 
-async def test_cancelled_at_any_moment_it_leaves_no_task_and_no_trace(fake: FakeBraze) -> None:
+async def test_a_batch_cancelled_at_any_moment_leaves_no_task_and_no_trace(fake: FakeBraze) -> None:
     """What was sent is remembered and settled, what was not gave its slot back."""
     fake.daily_limit = 1000
     made: set[int] = set()
@@ -831,7 +819,7 @@ async def test_requests_that_fail_as_they_are_cancelled_leave_no_complaint(fake:
     assert [] == complaints
 
 
-def test_cancelled_it_does_not_wait_for_what_somebody_else_has_joined() -> None:
+def test_a_cancelled_batch_does_not_wait_for_what_somebody_else_has_joined() -> None:
     """One attempt's timeout at most, though the other waits for quota until midnight."""
 
     async def schedule(world: World) -> None:
@@ -853,7 +841,7 @@ def test_cancelled_it_does_not_wait_for_what_somebody_else_has_joined() -> None:
     play(schedule)
 
 
-async def test_cancelled_twice_it_waits_no_longer(fake: FakeBraze) -> None:
+async def test_a_batch_cancelled_twice_waits_no_longer(fake: FakeBraze) -> None:
     """The request runs on, as that of any cancelled create does."""
     handled = asyncio.Event()
     fake.script(Fault(delay=handled))
@@ -872,7 +860,7 @@ async def test_cancelled_twice_it_waits_no_longer(fake: FakeBraze) -> None:
     assert [("campaign", "s0")] == fake.created
 
 
-async def test_left_before_its_end_it_settles(fake: FakeBraze) -> None:
+async def test_a_batch_left_before_its_end_settles_what_was_sent(fake: FakeBraze) -> None:
     """``aclosing`` waits for what was sent."""
     answer = asyncio.Event()
     fake.fault_for = lambda request: Fault(stall=answer) if len(fake.requests) > 1 else None

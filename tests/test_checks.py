@@ -45,6 +45,7 @@ def test_a_client_tells_its_instance(base_url: str, url: str, instance: str | No
     client = SendsClient("key", base_url=base_url)
 
     assert (url, instance) == (client.base_url, client.instance)
+    assert url in repr(client)
 
 
 async def test_a_ping_costs_nothing() -> None:
@@ -60,7 +61,7 @@ async def test_a_ping_costs_nothing() -> None:
     assert abs(ping.date.timestamp() - fake.now) < 3600
 
 
-async def test_a_ping_that_is_not_answered() -> None:
+async def test_a_ping_that_is_not_answered_tells_why() -> None:
     """Why no answer came is in the result."""
     async with SendsClient("key", base_url=f"http://127.0.0.1:{free_port()}") as client:
         ping = await client.ping()
@@ -87,7 +88,7 @@ class Forgetful(MemoryStore):
         return await MemoryStore().transact(workspace, pairs, change)
 
 
-async def test_a_store_is_written_and_read() -> None:
+async def test_a_check_of_a_store_writes_and_reads_it() -> None:
     """What was written is taken back, and a store that forgets is told."""
     store = MemoryStore()
     await check_store(store)

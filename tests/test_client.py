@@ -8,6 +8,7 @@ import inspect
 import warnings
 from collections import Counter
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -88,7 +89,7 @@ async def test_a_send_id_is_created(fake: FakeBraze) -> None:
         )
 
 
-async def test_500_tasks_on_a_quota_of_100(fake: FakeBraze) -> None:
+async def test_500_tasks_on_a_quota_of_100_create_exactly_100(fake: FakeBraze) -> None:
     """Exactly 100 are created, 400 raise ``QuotaExhaustedError``, and no answer is a 429."""
     async with client_of(fake) as braze:
         results = await asyncio.gather(
@@ -180,10 +181,10 @@ async def test_a_workspace_never_delays_another(fake: FakeBraze) -> None:
         waits = asyncio.create_task(a.create_send_id("campaign", max_rate_limit_wait=None))
         assert isinstance(await b.create_send_id("campaign"), SendId)
         with pytest.raises(QuotaExhaustedError):
-            await waits  # a cap of 0 would never let it through
+            await waits  # an own limit of 0 would never let it through
 
 
-async def test_an_own_cap_holds_whatever_braze_allows(fake: FakeBraze, no_backoff: None) -> None:
+async def test_an_own_limit_holds_whatever_braze_allows(fake: FakeBraze, no_backoff: None) -> None:
     """``daily_limit=3``: three are created, also when an answer got lost on the way."""
     fake.script(None, Fault(drop="after"))
     async with client_of(fake, daily_limit=3) as braze:
@@ -295,7 +296,7 @@ async def test_bad_arguments_send_nothing(
         assert [] == fake.requests
 
 
-async def test_queued_is_told_and_remembered(fake: FakeBraze) -> None:
+async def test_a_create_that_braze_queued_is_told_and_remembered(fake: FakeBraze) -> None:
     """202 without a send ID: the name that was asked for, ``queued``."""
     fake.script(Fault(status=202, body='{"message":"queued"}'))
     async with client_of(fake) as braze:
@@ -344,7 +345,7 @@ async def test_a_body_that_breaks_the_contract_is_not_retried(fake: FakeBraze) -
         assert "pair" == str(await braze.create_send_id("campaign", "pair"))
 
 
-async def test_a_429_that_says_when_is_quota_exhausted(fake: FakeBraze) -> None:
+async def test_a_429_that_says_when_to_come_back_is_an_exhausted_quota(fake: FakeBraze) -> None:
     """Used up elsewhere between two creates: the error carries the numbers, and no second 429."""
     async with client_of(fake) as braze:
         await braze.create_send_id("campaign")
@@ -362,8 +363,10 @@ async def test_a_429_that_says_when_is_quota_exhausted(fake: FakeBraze) -> None:
         assert (2, 1) == (len(fake.requests), fake.refused)
 
 
-async def test_a_429_with_retry_after_is_waited_for(fake: FakeBraze) -> None:
-    """``Retry-After: 7`` is longer than the budget of 5 s, so it raises at once."""
+async def test_a_429_whose_retry_after_outlasts_the_wait_budget_raises_at_once(
+    fake: FakeBraze,
+) -> None:
+    """``Retry-After: 7`` is longer than the 5 s that it may wait."""
     bare = dict.fromkeys(RATE_LIMIT_HEADERS)
     fake.script(Fault(status=429, headers={**bare, "Retry-After": "7"}))
     async with client_of(fake, max_rate_limit_wait=5) as braze:
@@ -400,7 +403,7 @@ async def test_a_pause_that_braze_asks_for_is_bounded(fake: FakeBraze) -> None:
 # --- cancellation ---
 
 
-async def test_cancelled_before_sending_leaves_no_trace(fake: FakeBraze) -> None:
+async def test_a_create_cancelled_before_sending_leaves_no_trace(fake: FakeBraze) -> None:
     """At every turn of the loop up to the first byte."""
     async with client_of(fake) as braze:
         turns, sent = 0, False
@@ -423,7 +426,7 @@ async def test_cancelled_before_sending_leaves_no_trace(fake: FakeBraze) -> None
         assert (99, 1) == ((await braze.quota()).remaining, len(fake.created))
 
 
-async def test_cancelled_after_sending_is_created_and_remembered(fake: FakeBraze) -> None:
+async def test_a_create_cancelled_after_sending_is_created_and_remembered(fake: FakeBraze) -> None:
     """``close`` waits for it; asking again gives the ID without a request."""
     store, answer = MemoryStore(), held(fake)
     async with client_of(fake, store=store) as braze:
@@ -444,8 +447,8 @@ async def test_cancelled_after_sending_is_created_and_remembered(fake: FakeBraze
 
 
 @pytest.mark.usefixtures("long_backoff")
-async def test_cancelled_in_a_backoff_gives_the_token_back(fake: FakeBraze) -> None:
-    """Only the doubt of its attempt stays."""
+async def test_a_create_cancelled_in_a_backoff_gives_the_token_back(fake: FakeBraze) -> None:
+    """Only the unconfirmed slot of its attempt stays."""
     fake.script(Fault(drop="after"))
     async with client_of(fake) as braze:
         task = asyncio.create_task(braze.create_send_id("campaign", "pair"))
@@ -537,7 +540,7 @@ async def test_close_ends_what_waits_and_waits_for_what_was_sent(fake: FakeBraze
 
 
 @pytest.mark.usefixtures("long_backoff")
-async def test_close_in_a_backoff_tells_the_doubt(fake: FakeBraze) -> None:
+async def test_close_in_a_backoff_tells_that_the_pair_is_in_doubt(fake: FakeBraze) -> None:
     """The attempt before it may have been counted."""
     fake.script(Fault(drop="after"))
     braze = client_of(fake)
@@ -568,8 +571,8 @@ def test_a_second_event_loop_works_and_leaves_no_warning() -> None:
         gc.collect()
 
 
-def test_the_end_of_a_loop_leaves_a_doubt_and_not_a_hole() -> None:
-    """The loop ends while a request is out: it stays charged, and the next loop goes on."""
+def test_the_end_of_a_loop_leaves_a_slot_unconfirmed_and_none_lost() -> None:
+    """The loop ends while a request is out: its slot is unconfirmed, and the next loop goes on."""
     with running(fake := emulator(api_key=KEY)):
         held(fake)
         braze = client_of(fake, store=MemoryStore())
@@ -633,38 +636,17 @@ def test_the_signature_is_readable() -> None:
     )
 
 
-async def test_the_constructor_needs_no_loop_and_says_what_is_wrong() -> None:
-    """No I/O; bad options raise at once."""
-    options: list[dict[str, Any]] = [
-        {"store": 7},
-        {"store": "mongodb://localhost"},
-        {"session": object()},
-        {"timeout": 0},
-        {"timeout": "10"},
-        {"timeout": 10**400},
-        {"timeout": float("nan")},
-        {"max_retries": -1},
-        {"max_retries": 1.5},
-        {"daily_limit": True},
-        {"workspace": " "},
-        {"send_id_factory": "x"},
-        {"max_rate_limit_wait": float("inf")},
-    ]
-    for option in options:
-        with pytest.raises(ConfigurationError):
-            SendsClient(KEY, base_url="US-01", **option)
-    assert "https://rest.iad-01.braze.com" in repr(SendsClient(KEY, base_url="US-01"))
-
-
-async def test_the_store_can_come_from_the_environment(
-    fake: FakeBraze, monkeypatch: pytest.MonkeyPatch
+async def test_a_client_takes_all_it_needs_from_the_environment(
+    fake: FakeBraze, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``BRAZE_SENDS_STORE``, ``BRAZE_API_KEY``, ``BRAZE_BASE_URL``."""
-    monkeypatch.setenv("BRAZE_SENDS_STORE", "memory://")
+    path = tmp_path / "quota.db"
+    monkeypatch.setenv("BRAZE_SENDS_STORE", f"sqlite:///{path}")
     monkeypatch.setenv("BRAZE_API_KEY", KEY)
     monkeypatch.setenv("BRAZE_BASE_URL", fake.base_url + "/")
     async with SendsClient() as braze:
         assert isinstance(await braze.create_send_id("campaign"), SendId)
+    assert path.exists()
 
 
 # --- a store that fails ---

@@ -95,12 +95,14 @@ def full(kind: type[BrazeSendsError]) -> BrazeSendsError:
         (APIResponseValidationError, [APIResponseError]),
     ],
 )
-def test_the_tree(kind: type[BrazeSendsError], parents: list[type[BaseException]]) -> None:
+def test_each_error_class_stands_where_the_tree_draws_it(
+    kind: type[BrazeSendsError], parents: list[type[BaseException]]
+) -> None:
     """Each class stands where the tree draws it."""
     assert parents == list(kind.__bases__)
 
 
-def test_the_tree_is_whole() -> None:
+def test_the_tree_has_every_error_class() -> None:
     """The package has no error class besides these fifteen, and exports them all."""
     assert 15 == len(ALL)
     assert [] == [kind for kind in ALL if getattr(braze_sends, kind.__name__) is not kind]
@@ -119,7 +121,9 @@ def test_the_tree_is_whole() -> None:
         (APIResponseValidationError, {"status_code", "message", "errors", "request_id"}),
     ],
 )
-def test_the_attributes_of_an_error(kind: type[BrazeSendsError], attributes: set[str]) -> None:
+def test_an_error_has_its_documented_attributes(
+    kind: type[BrazeSendsError], attributes: set[str]
+) -> None:
     """An error has its documented attributes, and those of every error."""
     assert attributes | {"quota_spent", "campaign_id", "send_id"} <= vars(kind("words")).keys()
 
@@ -253,7 +257,7 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert version("braze_sends") == braze_sends.__version__
 
 
-def test_other_names_are_not_there() -> None:
+def test_a_name_that_the_package_lacks_is_an_attribute_error() -> None:
     """A name that the package does not have is an AttributeError that says so."""
     with pytest.raises(AttributeError, match="'braze_sends' has no attribute 'nonsense'"):
         braze_sends.nonsense  # noqa: B018

@@ -127,7 +127,7 @@ def test_a_garbled_date_is_unknown(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["retry-after", "x-ratelimit-retry-after"])
 @pytest.mark.parametrize(("text", "seconds"), [("7", 7.0), ("0", 0.0), (" 90000 ", 90000.0)])
-def test_retry_after_in_seconds(name: str, text: str, seconds: float) -> None:
+def test_retry_after_is_read_in_seconds(name: str, text: str, seconds: float) -> None:
     """Either header gives a wait in seconds."""
     assert seconds == read({name: text}, 0.0).retry_after
 

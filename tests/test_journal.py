@@ -86,7 +86,7 @@ def refusal(path: Path | str) -> str:
 # --- lines ---------------------------------------------------------------------------------------
 
 
-def test_a_line_for_each_row(path: Path) -> None:
+def test_each_row_has_a_line_with_all_that_is_known(path: Path) -> None:
     """A line has all that is known of a row, and times are UTC."""
     with Journal.open(str(path)) as journal:
         at = datetime(2026, 11, 22, 13, 0, 0, 123456, tzinfo=timezone(timedelta(hours=1)))
@@ -118,7 +118,7 @@ def test_a_rerun_knows_the_lines(path: Path) -> None:
     assert line(A, "failed") + line(B, "queued") == path.read_bytes()
 
 
-def test_a_send_that_braze_names_otherwise(path: Path) -> None:
+def test_a_send_that_braze_names_otherwise_is_found_by_its_row(path: Path) -> None:
     """Its line has the pair of the row, by which a rerun finds it, and the other name in words."""
     with Journal.open(str(path)) as journal:
         told = "Braze has created it under another send ID: other"
@@ -149,7 +149,7 @@ def test_text_from_the_network_is_cut(path: Path) -> None:
         assert A in journal
 
 
-def test_no_line_that_could_not_be_read(path: Path) -> None:
+def test_no_line_is_written_that_could_not_be_read(path: Path) -> None:
     """A mistake in the program does not make the file useless."""
     with Journal.open(path) as journal, pytest.raises(ValueError, match=r"^no rerun could read"):
         journal.write(outcome(CreateSendId("c"), "created", send_id="s"))
@@ -174,7 +174,7 @@ def test_what_is_not_decided_has_no_line(path: Path, error: BrazeSendsError) -> 
     assert b"" == path.read_bytes()
 
 
-def test_what_is_missing(path: Path) -> None:
+def test_requests_that_have_a_line_are_not_missing(path: Path) -> None:
     """Requests that have a line are left out, also those that got it meanwhile."""
     with Journal.open(path) as journal:
         write(journal, B)
@@ -184,7 +184,7 @@ def test_what_is_missing(path: Path) -> None:
         assert [C] == list(todo)
 
 
-def test_a_request_without_a_name(path: Path) -> None:
+def test_a_request_without_a_name_is_refused(path: Path) -> None:
     """Nothing could be found again by it, so it is refused before it is sent."""
     with (
         Journal.open(path) as journal,
@@ -193,7 +193,7 @@ def test_a_request_without_a_name(path: Path) -> None:
         list(journal.missing([CreateSendId("c")]))
 
 
-def test_now_is_when_it_was_decided(path: Path) -> None:
+def test_a_line_has_the_time_of_its_decision(path: Path) -> None:
     """Unless the caller says otherwise."""
     with Journal.open(path) as journal:
         entry = journal.write(outcome(A, "created"))
@@ -202,7 +202,7 @@ def test_now_is_when_it_was_decided(path: Path) -> None:
     assert timedelta(0) <= datetime.now(UTC) - datetime.fromisoformat(entry.at) < timedelta(hours=1)
 
 
-def test_error_is_one_of_the_package_and_pickles() -> None:
+def test_a_journal_error_is_one_of_the_package_and_pickles() -> None:
     """An ``JournalError`` is told like any other error; the line crosses processes."""
     error: JournalError = pickle.loads(  # noqa: S301  # made just now
         pickle.dumps(JournalError("full", line="{}"))
@@ -247,7 +247,7 @@ def test_what_a_crash_leaves_is_tolerated(path: Path, form: bytes, tail: bytes, 
 
 
 @pytest.mark.parametrize("text", [line(B)[:-1], line(B)[:-9]])
-def test_nuls_after_a_line(path: Path, text: bytes) -> None:
+def test_nuls_after_a_line_do_not_hide_whether_it_is_whole(path: Path, text: bytes) -> None:
     """NULs after a line do not hide whether it is whole."""
     path.write_bytes(line(A) + text + b"\0" * 99)
     with Journal.open(str(path)) as journal:
@@ -300,7 +300,7 @@ def test_what_is_not_ours_is_left_alone(path: Path, before: bytes, content: byte
     assert before + content == path.read_bytes()
 
 
-def test_file_of_nuls(path: Path) -> None:
+def test_a_file_of_nuls_is_refused(path: Path) -> None:
     """NULs and no line of ours are nothing that a crash of a batch would leave."""
     path.write_bytes(b"\0" * 4096)
 
@@ -329,7 +329,9 @@ PIECES = [
     ).map(lambda drawn: drawn[0][: drawn[1]])
 )
 @example(b"")
-def test_any_content(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_a_file_of_any_content_is_refused_unchanged_or_keeps_its_lines(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     """A file is refused and unchanged; or its lines are all kept, and only what follows goes."""
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_bytes(content)
@@ -366,7 +368,7 @@ def test_many_lines_are_read_in_little_memory(path: Path) -> None:
 # --- opening -------------------------------------------------------------------------------------
 
 
-def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """What is wrong is told with the path; nothing is made."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -384,7 +386,7 @@ def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
     assert before == sorted(tmp_path.iterdir())
 
 
-def test_a_file_that_standard_error_goes_to(path: Path) -> None:
+def test_a_file_that_standard_error_goes_to_is_refused(path: Path) -> None:
     """Is refused: each would overwrite the other."""
     before = os.dup(2)
     try:
@@ -397,7 +399,7 @@ def test_a_file_that_standard_error_goes_to(path: Path) -> None:
         os.close(before)
 
 
-def test_folder_that_takes_no_files() -> None:
+def test_a_file_in_a_folder_that_takes_none_is_refused() -> None:
     """A file that not even root can create is refused."""
     assert refusal("/sys/out.jsonl").startswith("cannot be written: ")
 
@@ -414,7 +416,7 @@ def test_links_are_followed(path: Path, tmp_path: Path) -> None:
     assert line(A) + line(B) == path.read_bytes()
 
 
-def test_umask_decides_who_can_read(path: Path) -> None:
+def test_the_umask_decides_who_can_read_the_file(path: Path) -> None:
     """There are no secrets in the file."""
     before = os.umask(0o027)
     try:
@@ -425,7 +427,7 @@ def test_umask_decides_who_can_read(path: Path) -> None:
     assert 0o640 == path.stat().st_mode & 0o777
 
 
-def test_two_at_once(path: Path) -> None:
+def test_two_batches_do_not_write_one_file_at_once(path: Path) -> None:
     """While one batch writes a file no other does; afterwards the next may."""
     with Journal.open(str(path)) as journal:
         write(journal)
@@ -445,7 +447,7 @@ sys.stdin.read()
 
 
 @pytest.mark.process
-def test_two_processes(path: Path) -> None:
+def test_two_processes_do_not_write_one_file_at_once(path: Path) -> None:
     """The lock holds between processes, and ends with its process, however that ends."""
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)],
@@ -462,7 +464,7 @@ def test_two_processes(path: Path) -> None:
         Journal.open(str(path)).close()
 
 
-def test_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_locks_goes_without(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has no such locks, on Windows, it goes without."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with Journal.open(str(path)) as journal:
@@ -471,7 +473,9 @@ def test_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert line() == path.read_bytes()
 
 
-def test_without_folders(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_opened_is_left_to_the_system(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a folder cannot be opened, on Windows, the file's name is left to the system."""
     opened = os.open
 
@@ -490,7 +494,7 @@ def test_without_folders(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- special files -------------------------------------------------------------------------------
 
 
-def test_device_that_forgets() -> None:
+def test_a_device_that_forgets_takes_what_it_is_given() -> None:
     """A device has no lines of earlier runs, takes what it is given, and needs no room."""
     with Journal.open("/dev/null") as journal:
         write(journal)
@@ -499,7 +503,7 @@ def test_device_that_forgets() -> None:
         assert A not in journal
 
 
-def test_device_that_is_full() -> None:
+def test_a_device_that_is_full_is_an_error_at_the_first_line() -> None:
     """A device that takes nothing is an error at the first line, which is not lost."""
     with Journal.open("/dev/full") as journal, pytest.raises(JournalError) as caught:
         write(journal)
@@ -509,7 +513,7 @@ def test_device_that_is_full() -> None:
     assert A not in journal
 
 
-def test_named_pipe(path: Path) -> None:
+def test_a_named_pipe_gets_the_lines(path: Path) -> None:
     """A named pipe gets the lines, and a reader that has gone is an error."""
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -533,7 +537,9 @@ def standard_output_to_a_pipe(patch: pytest.MonkeyPatch) -> Iterator[int]:
         patch.undo()
 
 
-def test_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_output_gets_the_lines_at_once_and_stays_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Lines go to standard output at once, after what was there, and leave it open."""
     with standard_output_to_a_pipe(monkeypatch) as reader:
         print("first")  # noqa: T201  # left in the buffer
@@ -545,7 +551,9 @@ def test_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
         os.close(reader)
 
 
-def test_standard_output_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_something_in_place_of_standard_output_gets_the_lines_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Something put in place of standard output, as by tests, gets the lines too."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
     with Journal.open(None) as journal:
@@ -555,7 +563,7 @@ def test_standard_output_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> Non
     assert line() == sys.stdout.buffer.getvalue()
 
 
-def test_standard_output_whose_reader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_output_whose_reader_has_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A closed pipe is an error with the line, and nothing is left that fails once more."""
     with standard_output_to_a_pipe(monkeypatch) as reader:
         journal = Journal.open(None)
@@ -569,7 +577,7 @@ def test_standard_output_whose_reader_has_gone(monkeypatch: pytest.MonkeyPatch) 
     assert line() == f"{caught.value.line}\n".encode()
 
 
-def test_standard_output_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_output_that_does_not_block_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe that is full and was made non-blocking is waited for."""
     with standard_output_to_a_pipe(monkeypatch) as reader:
         os.set_blocking(sys.stdout.fileno(), False)
@@ -588,7 +596,9 @@ def test_standard_output_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> 
         os.close(reader)
 
 
-def test_standard_output_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_output_that_is_closed_is_told_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A process without standard output is told so before anything is sent."""
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(JournalError, match=r"^standard output cannot be written: it is closed$"):
@@ -610,7 +620,9 @@ def fail(patch: pytest.MonkeyPatch, times: int, number: int = errno.EIO) -> None
     patch.setattr(os, "fsync", failing)
 
 
-def test_no_room_at_opening(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_room_for_lines_a_batch_does_not_begin(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without room for lines a batch does not begin, and the file is as it was."""
     for content in (b"", line(A), line(A)[:-1]):
         path.write_bytes(content)
@@ -619,7 +631,9 @@ def test_no_room_at_opening(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert content == path.read_bytes()
 
 
-def test_no_line_half_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_half_written_is_neither_kept_nor_known(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A line that did not reach the disk is not in the file, nor known; the next one is."""
     with Journal.open(str(path)) as journal:
         write(journal, A)
@@ -634,7 +648,7 @@ def test_no_line_half_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert line(A) + line(B) == path.read_bytes()
 
 
-def test_half_line_that_cannot_be_removed_yet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_behind_half_a_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is ever written behind the half of a line: it is removed first, as soon as can be."""
     with Journal.open(str(path)) as journal:
         write(journal, A)
@@ -660,7 +674,7 @@ def test_half_line_that_cannot_be_removed_yet(path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_file_that_is_cut_short(
+def test_a_file_that_another_program_cuts_gets_no_more_lines(
     path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
 ) -> None:
     """A file that another program cuts, also amid a write, gets no more lines and no NULs."""
@@ -683,7 +697,9 @@ def test_a_file_that_is_cut_short(
     assert line(A)[:cut] == path.read_bytes()
 
 
-def test_what_is_on_disk_before_the_next_send(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_on_disk_before_the_next_send(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A line is on disk when ``write`` returns, unless it can be asked for again for nothing."""
     with Journal.open(str(path)) as journal:
         synced: list[int] = []
@@ -734,7 +750,7 @@ print(json.dumps([told, written]))
 
 
 @pytest.mark.process
-def test_disk_that_is_full(path: Path) -> None:
+def test_a_disk_that_is_full_loses_no_line(path: Path) -> None:
     """A file that may not grow: told at opening; later the line that does not fit is not lost."""
     (at_opening, size, at_writing, unwritten), written = run(FULL, str(path))
     why = f"{path} cannot be written: File too large"
@@ -777,7 +793,7 @@ print(json.dumps(told))
 
 @pytest.mark.process
 @pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.long)])
-def test_kill_at_any_moment(path: Path, rounds: int) -> None:
+def test_a_kill_at_any_moment_loses_no_written_line(path: Path, rounds: int) -> None:
     """After ``kill -9`` the file can be gone on with, and no line whose writing ended is lost."""
     told = run(KILLED, str(path), str(rounds))
     with Journal.open(str(path)) as journal:

@@ -86,7 +86,9 @@ def error_of(status: int, body: object, **options: Any) -> APIResponseError:
         (CreateSendId('a"b', "c\\d"), b'{"campaign_id":"a\\"b","send_id":"c\\\\d"}'),
     ],
 )
-def test_body_is_compact_json_without_an_unset_send_id(request_: CreateSendId, body: bytes) -> None:
+def test_a_body_is_compact_json_without_an_unset_send_id(
+    request_: CreateSendId, body: bytes
+) -> None:
     """The body holds the campaign, and the send ID only where there is one."""
     assert body == build_body(request_)
 
@@ -307,7 +309,7 @@ def test_a_body_that_was_too_long_is_not_judged(status: int) -> None:
         (304, APIStatusError, None),
     ],
 )
-def test_status_gives_the_class(
+def test_the_status_gives_the_class_of_the_error(
     status: int, kind: type[APIStatusError], quota_spent: bool | None
 ) -> None:
     """The status alone decides the class, and whether the slot can have been spent."""
@@ -522,7 +524,9 @@ def test_every_answer_is_a_send_id_or_an_error_of_ours(
         (RateLimitError("", status_code=429, quota_spent=False), False),
     ],
 )
-def test_which_errors_leave_the_pair_in_doubt(error: BrazeSendsError, in_doubt: bool) -> None:
+def test_an_unknown_outcome_leaves_the_pair_in_doubt_and_a_verdict_does_not(
+    error: BrazeSendsError, in_doubt: bool
+) -> None:
     """The pair may exist after an unknown outcome; a 4xx says that it was not created."""
     assert in_doubt is leaves_pair_in_doubt(error)
 

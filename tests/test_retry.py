@@ -61,7 +61,7 @@ BUSY = InternalServerError("busy", status_code=503)
         (asyncio.CancelledError(), False),
     ],
 )
-def test_what_is_transient(error: BaseException, transient: bool) -> None:
+def test_errors_that_may_pass_are_transient(error: BaseException, transient: bool) -> None:
     """Lost connections, 429, 5xx that say "later" and pages of a proxy may fare better later."""
     assert transient is is_transient(error)
 
@@ -98,7 +98,9 @@ def test_a_verdict_is_never_tried_again(
         (None, True, False),
     ],
 )
-def test_what_is_safe(send_id: str | None, quota_spent: bool | None, safe: bool) -> None:
+def test_a_repeat_is_safe_if_it_has_a_name_or_cost_nothing(
+    send_id: str | None, quota_spent: bool | None, safe: bool
+) -> None:
     """A pair with a name can always be repeated; a nameless one only if it surely cost nothing."""
     assert safe is is_safe(APIConnectionError("", quota_spent=quota_spent, send_id=send_id))
 

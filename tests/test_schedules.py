@@ -100,7 +100,7 @@ def test_an_answer_to_a_later_request_does_not_free_the_slot_of_one_not_yet_coun
     play(schedule)
 
 
-def test_a_504_stays_charged_until_braze_must_be_done_with_it() -> None:
+def test_a_504_stays_unconfirmed_until_braze_must_be_done_with_it() -> None:
     """Its create is counted 12 s later, and an answer comes in between."""
 
     async def schedule(world: World) -> None:
@@ -122,8 +122,8 @@ def test_a_504_stays_charged_until_braze_must_be_done_with_it() -> None:
 @pytest.mark.parametrize(
     "second", [REFUSED, Fate(status=429, counted_after=math.inf), Fate(status=403)]
 )
-def test_the_worst_attempt_decides(second: Fate) -> None:
-    """Attempt 1 counted and unanswered, then refused in whatever way: the charge stays."""
+def test_a_lost_attempt_stays_unconfirmed_whatever_refuses_the_next_one(second: Fate) -> None:
+    """Attempt 1 is counted and unanswered; its slot stays, whether or not attempt 2 cost one."""
 
     async def schedule(world: World) -> None:
         client = world.client()
@@ -323,7 +323,7 @@ def test_counted_400s_are_never_denied() -> None:
     play(schedule, counts="requests", campaigns=frozenset({"campaign"}))
 
 
-def test_requests_that_broke_before_the_reset_are_charged_after_it() -> None:
+def test_requests_that_broke_before_the_reset_stay_unconfirmed_after_it() -> None:
     """20 break 3.5 s before the reset and are counted 5 s after it; 120 wanted between: 0 over."""
 
     async def schedule(world: World) -> None:
@@ -342,7 +342,7 @@ def test_requests_that_broke_before_the_reset_are_charged_after_it() -> None:
     play(schedule)
 
 
-def test_a_doubt_of_an_earlier_call_is_not_denied_by_a_later_one() -> None:
+def test_a_pair_that_an_earlier_call_left_in_doubt_stays_so_when_a_later_one_is_refused() -> None:
     """Call 1 for a pair is counted and unanswered; call 2 is refused a connection."""
 
     async def schedule(world: World) -> None:

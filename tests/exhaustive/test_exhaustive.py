@@ -49,7 +49,7 @@ LARGE = {
 
 #: What does not hold and is known: the message, where, and the steps.
 KNOWN: dict[str, tuple[Scope, tuple[Step, ...]]] = {
-    # Attempt 2 repeats a pair that exists. Its success comes without headers, so the rule charges a
+    # Attempt 2 repeats a pair that exists. Its success comes without headers, so the rule counts a
     # slot that Braze did not take, and nobody asks whether it did before the window ends.
     "create 1 waits, though Braze has a slot, after a repeat without headers": (
         Scope(APART[:2], windows=1),
@@ -123,11 +123,11 @@ def _without_bare_success(answer: Answer) -> Answer:
 
 
 WRONG: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "a doubt is ripe after one timeout": lambda patch: patch.setattr(
+    "an unconfirmed slot is ripe after one timeout": lambda patch: patch.setattr(
         "braze_sends.quota.rule.ledger.RIPE_TIMEOUTS", 1
     ),
-    "a lost answer is no doubt": _told(_without_doubt),
-    "a success without headers is not charged": _told(_without_bare_success),
+    "a lost answer leaves no doubt": _told(_without_doubt),
+    "a success without headers takes no slot": _told(_without_bare_success),
     "deadlines and window ends are not looked at": lambda patch: patch.setattr(
         Bucket, "advance", lambda bucket, now: None
     ),

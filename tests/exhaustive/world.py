@@ -16,7 +16,7 @@ that "begun before" and "answered after" are never a tie. Braze's clock and the 
 - No more is created in a window than the clients' own limit.
 - No pair is under way twice.
 - ``used`` is never above the limit. There are no more leases than creates under way, and no more
-  doubts than unknown outcomes.
+  unconfirmed slots than unknown outcomes.
 - Nobody waits while nothing is under way, all unknown outcomes are ripe and Braze has a slot.
 - Whoever waits is looked at again: something is under way, or the bucket names a time.
 """
@@ -38,7 +38,7 @@ from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading
 TIMEOUT, LEASE, RIPE, KNOWN_TO = 10.0, 15.0, 30.0, 2.0
 #: A window is over a second after its reset.
 MARGIN = 1.0
-#: In one window a doubt can ripen, unless its attempt begins late in it. Seconds.
+#: In one window an unconfirmed slot can ripen, unless its attempt begins late in it. Seconds.
 WINDOW, LATE = 40.0, 25.0
 #: One transaction. A power of two, so that sums of times are exact.
 TICK = 2.0**-20
@@ -337,7 +337,9 @@ class World:
         if self.credit < 0:
             raise ViolationError(f"{attempt.name} draws a 429")
         if self.scope.own_limit is not None and self.made > self.scope.own_limit:
-            raise ViolationError(f"{self.made} are created under a cap of {self.scope.own_limit}")
+            raise ViolationError(
+                f"{self.made} are created under an own limit of {self.scope.own_limit}"
+            )
 
     def _tell(self, attempt: Attempt, kind: str, *, again: bool) -> None:
         """A client learns how its attempt ended."""
@@ -505,7 +507,9 @@ class World:
             raise ViolationError(f"used is {status.used}")
         unknown = sum(attempt.owner != "bare" for attempt in self.attempts)
         if status.unconfirmed > unknown:
-            raise ViolationError(f"{status.unconfirmed} doubts, {unknown} unknown outcomes")
+            raise ViolationError(
+                f"{status.unconfirmed} unconfirmed slots, {unknown} unknown outcomes"
+            )
         alive = sum(create.phase in {"waits", "out", "backoff"} for create in self.creates)
         if not self.dead_until and status.in_flight > alive:
             raise ViolationError(f"{status.in_flight} leases, {alive} creates under way")

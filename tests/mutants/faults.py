@@ -63,17 +63,17 @@ FAULTS = (
         old="while self.next_deadline() <= now:",
         new="while self.next_deadline() + LONGEST_TIMEOUT <= now:",
         breaks="A lease outlives the process that held it.",
-        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_a_doubt_at_its_deadline",
+        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_an_unconfirmed_slot_at_its_deadline",
     ),
     Fault(
-        "a dead owner leaves no doubt",
+        "a dead owner leaves no unconfirmed slot",
         LEDGER,
         old="if lease is None or lease.attempt is None:\n            return None\n        ripe",
         new=(
             "if lease is None or lease.attempt is not None:\n            return None\n        ripe"
         ),
-        breaks="What a dead process had sent is not charged.",
-        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_a_doubt_at_its_deadline",
+        breaks="What a dead process had sent takes no slot.",
+        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_an_unconfirmed_slot_at_its_deadline",
     ),
     Fault(
         "a dead owner's nameless send is no send",
@@ -83,7 +83,7 @@ FAULTS = (
         breaks=(
             "A send that Braze was to name does not count for an own limit after its owner died."
         ),
-        killer="tests/quota/test_bucket.py::test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for",
+        killer="tests/quota/test_bucket.py::test_a_send_that_braze_was_to_name_leaves_a_slot_that_nobody_can_ask_for",
     ),
     Fault(
         "a dead probe blocks the rest",
@@ -107,7 +107,7 @@ FAULTS = (
         old="self.keep_unconfirmed(lambda slot: now < slot.ripe + DAY)",
         new="pass",
         breaks="Without headers, the quota of a day is that of all days.",
-        killer="tests/quota/test_bucket.py::test_without_a_window_charges_lapse_after_a_day",
+        killer="tests/quota/test_bucket.py::test_without_a_window_unconfirmed_slots_lapse_after_a_day",
     ),
     Fault(
         "unconfirmed slots without a window go too early",
@@ -134,11 +134,11 @@ FAULTS = (
         killer="tests/test_schedules.py::test_a_429_of_another_limiter_is_a_pause_and_not_the_end_of_the_day",
     ),
     Fault(
-        "nobody wakes when a doubt is ripe",
+        "nobody wakes when a slot is ripe",
         RULE,
         old="times += [slot.ripe for slot in self.unconfirmed.values()]",
         new="pass",
-        breaks="The probe that asks about doubts goes late, or never.",
+        breaks="The probe that asks about unconfirmed slots goes late, or never.",
         killer="tests/test_schedules.py::test_slots_of_cancelled_callers_are_used_unless_their_requests_arrived",
     ),
     Fault(
@@ -154,24 +154,24 @@ FAULTS = (
         RULE,
         old="self.keep_unconfirmed(lambda slot: not slot.asked and slot.ripe > end)",
         new="self.keep_unconfirmed(lambda slot: False)",
-        breaks="A request of the old window that is counted in the new one is not charged there.",
-        killer="tests/quota/test_bucket.py::test_a_doubt_that_was_ripe_before_the_reset_ends_with_its_window",
+        breaks="A request of the old window that is counted in the new one takes no slot there.",
+        killer="tests/quota/test_bucket.py::test_an_unconfirmed_slot_that_was_ripe_before_the_reset_ends_with_its_window",
     ),
     Fault(
         "a window's end clears ripe slots alone that were asked about",
         RULE,
         old="not slot.asked and slot.ripe > end",
         new="not slot.asked",
-        breaks="Doubts of the old window take slots of the new one.",
-        killer="tests/quota/test_bucket.py::test_a_doubt_that_was_ripe_before_the_reset_ends_with_its_window",
+        breaks="Unconfirmed slots of the old window are taken from the new one.",
+        killer="tests/quota/test_bucket.py::test_an_unconfirmed_slot_that_was_ripe_before_the_reset_ends_with_its_window",
     ),
     Fault(
-        "a refused doubt outlives its window",
+        "a refused slot outlives its window",
         RULE,
         old="not slot.asked and slot.ripe > end",
         new="slot.asked or slot.ripe > end",
-        breaks="A doubt that a probe confirmed takes a slot of the next window.",
-        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_doubts_until_the_window_ends",
+        breaks="A slot that a probe confirmed is taken from the next window.",
+        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_unconfirmed_slots_until_the_window_ends",
     ),
     Fault(
         "Braze's time is known exactly at a window's end",
@@ -179,10 +179,10 @@ FAULTS = (
         old="end = (self.reset or 0.0) - self.offset - SAME_RESET",
         new="end = (self.reset or 0.0) - self.offset + SAME_RESET",
         breaks=(
-            "A request that was ripe about the reset is not charged, though it may be "
+            "A request that was ripe about the reset takes no slot, though it may be "
             "counted after it."
         ),
-        killer="tests/quota/test_turns.py::test_a_doubt_that_ripens_about_the_reset_is_charged_after_it",
+        killer="tests/quota/test_turns.py::test_an_unconfirmed_slot_that_ripens_about_the_reset_stays_after_it",
     ),
     Fault(
         "created outlives its window",
@@ -197,7 +197,7 @@ FAULTS = (
         LEDGER,
         old="self.created = self.cleared = 0\n        self.history",
         new="self.created = 0\n        self.history",
-        breaks="An own limit counts the doubts of the window before.",
+        breaks="An own limit counts the unconfirmed slots of the window before.",
         killer="tests/quota/test_turns.py::test_an_own_limit_begins_anew_in_a_new_window",
     ),
     Fault(
@@ -206,7 +206,7 @@ FAULTS = (
         old="self.reset, self.dismissed, self.sighting = None, 0, None",
         new="self.reset, self.sighting = None, None",
         breaks="A limit that was raised at the reset is not asked about.",
-        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_the_sighting",
     ),
     Fault(
         "a sighting outlives our window",
@@ -222,7 +222,7 @@ FAULTS = (
         old="self.history = History()\n",
         new="pass\n",
         breaks="The creations shown are those of two windows.",
-        killer="tests/quota/test_bucket.py::test_the_tally_ends_with_its_window",
+        killer="tests/quota/test_bucket.py::test_the_history_ends_with_its_window",
     ),
     Fault(
         "a new window needs no probe",
@@ -278,7 +278,7 @@ FAULTS = (
         old="decision = stop or short.get((ask.headroom, ask.own_limit))",
         new="decision = stop or (next(iter(short.values()), None))",
         breaks="One whose own limit is used up holds up clients with a higher one.",
-        killer="tests/quota/test_bucket.py::test_less_headroom_passes_and_more_waits_behind",
+        killer="tests/quota/test_bucket.py::test_who_asks_with_less_headroom_passes_and_with_more_waits_behind",
     ),
     Fault(
         "a pair is granted twice in one step",
@@ -313,23 +313,23 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_a_pair_under_way_is_waited_for_behind_others_that_find_nothing_left",
     ),
     Fault(
-        "a success without headers is a doubt",
+        "a success without headers is in doubt",
         LEDGER,
         old="pairs = {slot.pair for slot in self.unconfirmed.values() if not slot.certain}",
         new="pairs = {slot.pair for slot in self.unconfirmed.values()}",
         breaks="A pair that was created without headers is asked for again as a repeat.",
-        killer="tests/quota/test_turns.py::test_a_success_without_headers_is_no_doubt_of_its_pair",
+        killer="tests/quota/test_turns.py::test_a_success_without_headers_leaves_its_pair_in_no_doubt",
     ),
     Fault(
         "a pair that exists may be in doubt again",
         LEDGER,
         old="self.unconfirmed[name] = attrs.evolve(slot, pair=None)",
         new="pass",
-        breaks="A doubt of a pair that exists is cleared later, and covers what is known.",
+        breaks="A slot of a pair that exists is cleared later, and covers what is known.",
         killer="tests/quota/test_bucket.py::test_a_pair_that_was_asked_for_twice_counts_once_against_an_own_limit",
     ),
     Fault(
-        "a lease for a pair that exists leaves a doubt",
+        "a lease for a pair that exists leaves it in doubt",
         LEDGER,
         old="self.leases[holder] = attrs.evolve(self.leases[holder], pair=None)",
         new="pass",
@@ -349,8 +349,8 @@ FAULTS = (
         RULE,
         old="self._give_up(ask.lease, now)\n",
         new="self.end(ask.lease)\n",
-        breaks="After a failure of the store, the attempt before is not charged.",
-        killer="tests/quota/test_bucket.py::test_an_attempt_whose_end_could_not_be_kept_is_a_doubt",
+        breaks="After a failure of the store, the attempt before takes no slot.",
+        killer="tests/quota/test_bucket.py::test_an_attempt_whose_end_could_not_be_kept_leaves_an_unconfirmed_slot",
     ),
     Fault(
         "the attempt after one not settled needs a token",
@@ -374,7 +374,7 @@ FAULTS = (
         old="        if now < self.blocked_until:",
         new="        if False:",
         breaks="After a 429 the rest goes on.",
-        killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block",
+        killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_pause",
     ),
     Fault(
         "a lease is held through a block",
@@ -382,7 +382,7 @@ FAULTS = (
         old="self.end(ask.lease)  # not held",
         new="pass  # not held",
         breaks="One that waits for the end of a block keeps a token from others.",
-        killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block",
+        killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_pause",
     ),
     Fault(
         "no probe",
@@ -390,7 +390,7 @@ FAULTS = (
         old="if not self.known and self.begun_since(self.unknown_since) >= self.probes:",
         new="if False:",
         breaks="A burst goes out before anything is known.",
-        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_charges_and_what_was_created",
+        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_and_unconfirmed_slots_and_what_was_created",
     ),
     Fault(
         "one more than is free",
@@ -430,7 +430,7 @@ FAULTS = (
         old="if ask.in_doubt and not self.leases and own_room > 0:",
         new="if ask.in_doubt and not self.leases:",
         breaks="A repeat that may be a create breaks the caller's own limit.",
-        killer="tests/quota/test_bucket.py::test_no_probe_risks_an_own_cap",
+        killer="tests/quota/test_bucket.py::test_no_probe_risks_an_own_limit",
     ),
     Fault(
         "probes break an own limit",
@@ -486,15 +486,15 @@ FAULTS = (
         old="deadline=now + ask.timeout + LEASE_GRACE,",
         new="deadline=now + ask.timeout,",
         breaks="A live process is taken for dead while it tells of its attempt.",
-        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_a_doubt_at_its_deadline",
+        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_an_unconfirmed_slot_at_its_deadline",
     ),
     Fault(
-        "a dead owner's doubt is ripe at once",
+        "a dead owner's slot is ripe at once",
         LEDGER,
         old="ripe=now + RIPE_TIMEOUTS * ask.timeout,",
         new="ripe=now,",
-        breaks="A doubt is cleared before Braze may have counted it.",
-        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_a_doubt_at_its_deadline",
+        breaks="A slot is cleared before Braze may have counted it.",
+        killer="tests/quota/test_bucket.py::test_a_dead_owner_leaves_an_unconfirmed_slot_at_its_deadline",
     ),
     Fault(
         "headroom is not kept",
@@ -502,7 +502,7 @@ FAULTS = (
         old="self.own_room(ask.own_limit, self.used)) - ask.headroom",
         new="self.own_room(ask.own_limit, self.used))",
         breaks="Bulk work uses the slots that are kept for others.",
-        killer="tests/quota/test_bucket.py::test_less_headroom_passes_and_more_waits_behind",
+        killer="tests/quota/test_bucket.py::test_who_asks_with_less_headroom_passes_and_with_more_waits_behind",
     ),
     Fault(
         "open leases are not counted",
@@ -521,28 +521,28 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_succeeds_raises_it",
     ),
     Fault(
-        "an own limit does not count cleared doubts",
+        "an own limit does not count cleared slots",
         LEDGER,
         old="made = min(self.created + self.cleared, counted)",
         new="made = min(self.created, counted)",
         breaks="The caller's own limit is broken by what was created without an answer.",
-        killer="tests/quota/test_bucket.py::test_a_cleared_doubt_counts_for_an_own_cap_as_far_as_the_headers_allow",
+        killer="tests/quota/test_bucket.py::test_a_cleared_slot_counts_for_an_own_limit_as_far_as_the_headers_allow",
     ),
     Fault(
-        "an own limit counts each cleared doubt",
+        "an own limit counts each cleared slot",
         LEDGER,
         old="made = min(self.created + self.cleared, counted)",
         new="made = self.created + self.cleared",
-        breaks="Doubts that were in vain use up the caller's own limit.",
-        killer="tests/quota/test_bucket.py::test_a_cleared_doubt_counts_for_an_own_cap_as_far_as_the_headers_allow",
+        breaks="Slots that were in vain use up the caller's own limit.",
+        killer="tests/quota/test_bucket.py::test_a_cleared_slot_counts_for_an_own_limit_as_far_as_the_headers_allow",
     ),
     Fault(
-        "an own limit does not count doubts",
+        "an own limit does not count unconfirmed slots",
         LEDGER,
         old="return self.certain or self.pair is not None",
         new="return self.certain",
         breaks="The caller's own limit is broken by what is in doubt.",
-        killer="tests/quota/test_bucket.py::test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for",
+        killer="tests/quota/test_bucket.py::test_a_send_that_braze_was_to_name_leaves_a_slot_that_nobody_can_ask_for",
     ),
     Fault(
         "a probe asks beside others",
@@ -558,23 +558,23 @@ FAULTS = (
         old="if self.leases or self.own_room(ask.own_limit, self.used) <= ask.headroom:",
         new="if self.leases:",
         breaks="A probe goes though the caller's own limit is used up.",
-        killer="tests/quota/test_bucket.py::test_an_own_cap_that_is_used_up_holds_up_nobody_else",
+        killer="tests/quota/test_bucket.py::test_an_own_limit_that_is_used_up_holds_up_nobody_else",
     ),
     Fault(
-        "a probe asks before a doubt is ripe",
+        "a probe asks before a slot is ripe",
         RULE,
         old="return ripening[missing - 1] if missing > 0 else -math.inf",
         new="return -math.inf",
-        breaks="A probe asks before Braze may have counted the doubts.",
-        killer="tests/quota/test_bucket.py::test_no_create_goes_beyond_the_limit_while_a_doubt_may_be_in_vain",
+        breaks="A probe asks before Braze may have counted the unconfirmed slots.",
+        killer="tests/quota/test_bucket.py::test_no_create_goes_beyond_the_limit_while_an_unconfirmed_slot_may_be_in_vain",
     ),
     Fault(
-        "a refused doubt is asked about again",
+        "a refused slot is asked about again",
         LEDGER,
         old="            if not slot.asked:\n",
         new="            if True:\n",
-        breaks="Each doubt that fills the quota draws a 429 again and again.",
-        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_doubts_until_the_window_ends",
+        breaks="Each unconfirmed slot that fills the quota draws a 429 again and again.",
+        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_unconfirmed_slots_until_the_window_ends",
     ),
     Fault(
         "each success without headers may be in vain",
@@ -590,7 +590,7 @@ FAULTS = (
         old="return sorted(others + sorted(certain)[: self.included(used, learned)])",
         new="return sorted(others)",
         breaks="Slots that are counted twice are lost to the day.",
-        killer="tests/quota/test_bucket.py::test_successes_without_headers_that_used_may_include_are_asked_about",
+        killer="tests/quota/test_bucket.py::test_a_probe_asks_about_successes_without_headers_that_used_may_include",
     ),
     Fault(
         "a success after the last answer is included",
@@ -614,7 +614,7 @@ FAULTS = (
         old="if own_room > ask.headroom:",
         new="if own_room > ask.headroom or self._sighted(ask):",
         breaks="A create beyond the caller's own limit asks for a higher limit.",
-        killer="tests/quota/test_turns.py::test_a_probe_for_a_higher_limit_respects_cap_and_headroom",
+        killer="tests/quota/test_turns.py::test_a_probe_for_a_higher_limit_respects_own_limit_and_headroom",
     ),
     Fault(
         "a higher limit is asked about with slots left",
@@ -622,7 +622,7 @@ FAULTS = (
         old="if self.used + certain + len(self.leases) < self.limit:",
         new="if False:",
         breaks="A success that shows nothing raises the limit.",
-        killer="tests/quota/test_bucket.py::test_no_create_goes_beyond_the_limit_while_a_doubt_may_be_in_vain",
+        killer="tests/quota/test_bucket.py::test_no_create_goes_beyond_the_limit_while_an_unconfirmed_slot_may_be_in_vain",
     ),
     Fault(
         "the headroom of a sighted limit is used",
@@ -630,7 +630,7 @@ FAULTS = (
         old="return seen.window.limit - max(seen.window.used, self.limit) > ask.headroom",
         new="return seen.window.limit - max(seen.window.used, self.limit) > 0",
         breaks="A create asks for a limit within the headroom.",
-        killer="tests/quota/test_turns.py::test_a_probe_for_a_higher_limit_respects_cap_and_headroom",
+        killer="tests/quota/test_turns.py::test_a_probe_for_a_higher_limit_respects_own_limit_and_headroom",
     ),
     Fault(
         "a headroom that was judged is asked about",
@@ -666,7 +666,7 @@ FAULTS = (
             "            times.append(self.next_end() - self.offset)"
         ),
         breaks="A caller is told that nothing ever comes back.",
-        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_doubts_until_the_window_ends",
+        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_unconfirmed_slots_until_the_window_ends",
     ),
     Fault(
         "kept leases are probes",
@@ -682,15 +682,15 @@ FAULTS = (
         old="lease.attempt is not None and lease.begun >= then for",
         new="lease.attempt is not None for",
         breaks="Those that were out before a 429 keep the probe from going.",
-        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_charges_and_what_was_created",
+        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_and_unconfirmed_slots_and_what_was_created",
     ),
     Fault(
-        "a late answer leaves its doubt",
+        "a late answer leaves its slot unconfirmed",
         RULE,
         old="slot = self.unconfirmed.pop(",
         new="slot = self.unconfirmed.get(",
         breaks="The slot of an answer that came late counts twice.",
-        killer="tests/quota/test_bucket.py::test_an_answer_after_the_deadline_settles_the_doubt",
+        killer="tests/quota/test_bucket.py::test_an_answer_after_the_deadline_settles_the_unconfirmed_slot",
     ),
     Fault(
         "finishing twice counts twice",
@@ -698,7 +698,7 @@ FAULTS = (
         old="if mine or slot is not None:",
         new="if True:",
         breaks="A settle that is repeated after a lost reply counts the send twice.",
-        killer="tests/quota/test_bucket.py::test_finishing_twice_counts_once",
+        killer="tests/quota/test_bucket.py::test_an_attempt_that_is_finished_twice_counts_once",
     ),
     Fault(
         "the history counts a repeat of settling",
@@ -706,7 +706,7 @@ FAULTS = (
         old="if answer.spent and not elsewhere and not (slot is not None and slot.certain):",
         new="if answer.spent and not elsewhere:",
         breaks="A success without headers that is told twice is shown twice.",
-        killer="tests/quota/test_bucket.py::test_finishing_twice_counts_once",
+        killer="tests/quota/test_bucket.py::test_an_attempt_that_is_finished_twice_counts_once",
     ),
     Fault(
         "the history counts the window before",
@@ -714,7 +714,7 @@ FAULTS = (
         old="if answer.spent and not elsewhere and not (slot is not None and slot.certain):",
         new="if answer.spent and not (slot is not None and slot.certain):",
         breaks="A late answer of the last window is shown in this one.",
-        killer="tests/quota/test_bucket.py::test_the_tally_ends_with_its_window",
+        killer="tests/quota/test_bucket.py::test_the_history_ends_with_its_window",
     ),
     Fault(
         "an own create is not counted",
@@ -722,10 +722,10 @@ FAULTS = (
         old="self.created += answer.spent is True and not repeat",
         new="pass",
         breaks="The caller's own limit is never used up.",
-        killer="tests/quota/test_bucket.py::test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for",
+        killer="tests/quota/test_bucket.py::test_a_send_that_braze_was_to_name_leaves_a_slot_that_nobody_can_ask_for",
     ),
     Fault(
-        "a doubt that is believed is not cleared",
+        "an attempt in doubt that is believed is not cleared",
         LEDGER,
         old="self.cleared += answer.in_doubt or (answer.spent is True and repeat)",
         new="pass",
@@ -733,7 +733,7 @@ FAULTS = (
         killer="tests/quota/test_turns.py::test_what_a_believed_answer_leaves_in_doubt_counts_for_an_own_limit",
     ),
     Fault(
-        "a late answer of the last window is charged",
+        "a late answer of the last window takes a slot",
         RULE,
         old="elif not elsewhere:",
         new="else:",
@@ -741,7 +741,7 @@ FAULTS = (
         killer="tests/test_schedules.py::test_an_answer_of_the_old_window_is_ignored_in_the_new_one",
     ),
     Fault(
-        "a lost answer is not charged",
+        "a lost answer takes no slot",
         LEDGER,
         old="elif answer.spent is None:",
         new="elif False:",
@@ -796,15 +796,15 @@ FAULTS = (
         old="self.dismissed, self.dismissed_until, self.sighting = higher.limit, now + DAY, None",
         new="self.sighting = None",
         breaks="Each sighting of another bucket's limit draws a 429.",
-        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_the_sighting",
     ),
     Fault(
         "closing forgets what was sent",
         RULE,
         old="if lease is not None and lease.attempt in (None, undelivered):",
         new="if lease is not None:",
-        breaks="An attempt that the store could not settle is not charged.",
-        killer="tests/quota/test_bucket.py::test_an_attempt_whose_end_could_not_be_kept_is_a_doubt",
+        breaks="An attempt that the store could not settle takes no slot.",
+        killer="tests/quota/test_bucket.py::test_an_attempt_whose_end_could_not_be_kept_leaves_an_unconfirmed_slot",
     ),
     Fault(
         "no more probes without headers",
@@ -860,31 +860,31 @@ FAULTS = (
         old="pause = self.pause(begun) if answer.retry_after is None else answer.retry_after",
         new="pause = self.pause(begun)",
         breaks="Everybody comes back before Braze asked them to.",
-        killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block",
+        killer="tests/quota/test_bucket.py::test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_pause",
     ),
     Fault(
-        "a refused probe confirms no doubt",
+        "a refused probe confirms no slot",
         LEDGER,
         old="self.unconfirmed[name] = attrs.evolve(slot, asked=True)",
         new="pass",
-        breaks="The next probe asks about the same doubts.",
-        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_doubts_until_the_window_ends",
+        breaks="The next probe asks about the same slots.",
+        killer="tests/quota/test_bucket.py::test_a_refused_probe_keeps_the_unconfirmed_slots_until_the_window_ends",
     ),
     Fault(
-        "a refused probe confirms young doubts",
+        "a refused probe confirms young slots",
         LEDGER,
         old="if slot.ripe <= begun:",
         new="if True:",
-        breaks="Doubts that Braze could not yet have counted are lost to the day.",
-        killer="tests/quota/test_bucket.py::test_a_refused_probe_says_nothing_of_a_doubt_that_was_too_young",
+        breaks="Slots that Braze could not yet have counted are lost to the day.",
+        killer="tests/quota/test_bucket.py::test_a_refused_probe_says_nothing_of_an_unconfirmed_slot_that_was_too_young",
     ),
     Fault(
-        "the edge confirms doubts",
+        "the edge confirms unconfirmed slots",
         RULE,
         old="if asks and not answer.from_edge:",
         new="if asks:",
         breaks="A proxy's 429 takes slots that are free.",
-        killer="tests/quota/test_bucket.py::test_a_429_of_the_edge_says_nothing_of_the_doubts",
+        killer="tests/quota/test_bucket.py::test_a_429_of_the_edge_says_nothing_of_the_unconfirmed_slots",
     ),
     Fault(
         "a later 429 opens the way",
@@ -892,7 +892,7 @@ FAULTS = (
         old="self.blocked_until = max(self.blocked_until, until)",
         new="self.blocked_until = until",
         breaks="A short pause overrules the wait for the reset.",
-        killer="tests/quota/test_bucket.py::test_a_block_is_not_shortened",
+        killer="tests/quota/test_bucket.py::test_a_pause_is_not_shortened_by_another_429",
     ),
     Fault(
         "after a 429 all go at once",
@@ -911,7 +911,7 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_a_header_alone_does_not_raise_the_limit",
     ),
     Fault(
-        "a new window keeps the doubts of the old",
+        "a new window keeps the unconfirmed slots of the old",
         RULE,
         old="self._end_window(now)\n            self.count_from",
         new="pass\n            self.count_from",
@@ -967,7 +967,7 @@ FAULTS = (
         old="if self.sighting is not None and begun >= self.sighting.seen:",
         new="if False:",
         breaks="A limit that the answers since do not name is asked about.",
-        killer="tests/quota/test_bucket.py::test_a_later_answer_that_names_our_limit_ends_what_was_seen",
+        killer="tests/quota/test_bucket.py::test_a_later_answer_that_names_our_limit_ends_the_sighting",
     ),
     Fault(
         "an answer from before tells the state",
@@ -975,7 +975,7 @@ FAULTS = (
         old="self.known = self.known or self.is_probe(begun)",
         new="self.known = True",
         breaks="An answer to a request from before a 429 lets all go.",
-        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_charges_and_what_was_created",
+        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_and_unconfirmed_slots_and_what_was_created",
     ),
     Fault(
         "cleared successes are not counted",
@@ -986,27 +986,27 @@ FAULTS = (
         killer="tests/quota/test_turns.py::test_what_a_later_answer_clears_counts_for_an_own_limit",
     ),
     Fault(
-        "cleared doubts are not counted",
+        "cleared slots are not counted",
         LEDGER,
         old="self.cleared += slot.may_exist and not ours",
         new="pass",
-        breaks="An own limit forgets doubts that an answer cleared.",
+        breaks="An own limit forgets slots that an answer cleared.",
         killer="tests/quota/test_turns.py::test_what_a_later_answer_clears_counts_for_an_own_limit",
     ),
     Fault(
-        "doubts are cleared by any answer",
+        "unconfirmed slots are cleared by any answer",
         LEDGER,
         old="self.keep_unconfirmed(lambda slot: begun < slot.ripe)",
         new="self.keep_unconfirmed(lambda slot: False)",
-        breaks="A doubt that Braze counts a little later is given out again.",
+        breaks="A slot that Braze counts a little later is given out again.",
         killer="tests/quota/test_bucket.py::test_a_success_without_headers_is_cleared_by_any_later_answer",
     ),
     Fault(
-        "doubts are never cleared",
+        "unconfirmed slots are never cleared",
         LEDGER,
         old="self.keep_unconfirmed(lambda slot: begun < slot.ripe)",
         new="pass",
-        breaks="Doubts that were in vain are lost to the day.",
+        breaks="Slots that were in vain are lost to the day.",
         killer="tests/quota/test_bucket.py::test_a_success_without_headers_is_cleared_by_any_later_answer",
     ),
     Fault(
@@ -1100,7 +1100,7 @@ FAULTS = (
         RULE,
         old="since = sum(slot.ripe > seen.told for slot in self.unconfirmed.values())",
         new="since = 0",
-        breaks="What was charged since a sighting is given out again.",
+        breaks="What became unconfirmed since a sighting is given out again.",
         killer="tests/quota/test_turns.py::test_a_sighting_bounds_what_is_free",
     ),
     Fault(
@@ -1126,8 +1126,8 @@ FAULTS = (
         RULE,
         old="return begun < ended <= now",
         new="return ended <= now",
-        breaks="Where a window opens late, what is created in between is not charged.",
-        killer="tests/quota/test_turns.py::test_a_success_with_headers_of_an_ended_window_is_charged_unless_it_was_counted_there",
+        breaks="Where a window opens late, what is created in between takes no slot.",
+        killer="tests/quota/test_turns.py::test_a_success_with_headers_of_an_ended_window_is_unconfirmed_unless_counted_there",
     ),
     Fault(
         "a dismissed limit is sighted again",
@@ -1135,7 +1135,7 @@ FAULTS = (
         old="if reading.limit == self.dismissed and now < self.dismissed_until:",
         new="if False:",
         breaks="Each sighting of another bucket's limit draws a 429.",
-        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen",
+        killer="tests/quota/test_bucket.py::test_a_create_beyond_the_limit_that_is_refused_dismisses_the_sighting",
     ),
     Fault(
         "a sighting's use is not followed",
@@ -1198,8 +1198,8 @@ FAULTS = (
         RULE,
         old="if window is None or window.limit != self.limit:",
         new="if window is None:",
-        breaks="A success with another bucket's headers is not charged.",
-        killer="tests/quota/test_turns.py::test_a_success_with_headers_of_an_ended_window_is_charged_unless_it_was_counted_there",
+        breaks="A success with another bucket's headers takes no slot.",
+        killer="tests/quota/test_turns.py::test_a_success_with_headers_of_an_ended_window_is_unconfirmed_unless_counted_there",
     ),
     Fault(
         "forgetting needs no care",
@@ -1207,7 +1207,7 @@ FAULTS = (
         old="self.blocked_until, self.refusals, self.careful = -math.inf, 0, True",
         new="self.blocked_until, self.refusals = -math.inf, 0",
         breaks="After forgetting, a quota that is thought used up is not asked about.",
-        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_charges_and_what_was_created",
+        killer="tests/quota/test_bucket.py::test_forgetting_keeps_leases_and_unconfirmed_slots_and_what_was_created",
     ),
     Fault(
         "forgetting does not trust",
@@ -1223,15 +1223,15 @@ FAULTS = (
         old="self.blocked_until, self.refusals, self.careful = -math.inf, 0, True",
         new="self.refusals, self.careful = 0, True",
         breaks="Forgetting does not open the way after a wrong 429.",
-        killer="tests/quota/test_turns.py::test_forgetting_opens_the_way",
+        killer="tests/quota/test_turns.py::test_forgetting_the_quota_ends_a_pause",
     ),
     Fault(
-        "cleared doubts are not remembered",
+        "pairs of cleared slots are not remembered",
         LEDGER,
         old="self.unsettled.append(slot.pair)",
         new="pass",
         breaks="A pair that may exist is created as a new one.",
-        killer="tests/quota/test_bucket.py::test_what_was_cleared_without_an_answer_is_handed_on",
+        killer="tests/quota/test_bucket.py::test_a_pair_whose_slot_was_cleared_without_its_answer_is_handed_on",
     ),
     Fault(
         "a further attempt goes to the end of the queue",
@@ -1250,11 +1250,11 @@ FAULTS = (
         killer="tests/quota/test_limiter.py::test_what_is_known_of_a_pair_outlives_every_doubt",
     ),
     Fault(
-        "a pair that exists keeps its doubts",
+        "a pair that exists stays in doubt",
         LIMITER,
         old=("if known is not None and known.send_id is not None:\n                transaction"),
         new=("if False:\n                transaction"),
-        breaks="A doubt that is cleared later covers what is known of its pair.",
+        breaks="A slot that is cleared later covers what is known of its pair.",
         killer="tests/quota/test_limiter.py::test_what_is_known_of_a_pair_outlives_every_doubt",
     ),
     Fault(
@@ -1266,12 +1266,12 @@ FAULTS = (
         killer="tests/quota/test_limiter.py::test_the_end_of_a_loop_does_not_lose_an_operation",
     ),
     Fault(
-        "cleared doubts are not kept",
+        "pairs of cleared slots are not kept",
         GROUP,
         old="transaction.pairs.setdefault(pair, Remembered(None))",
         new="pass",
         breaks="A pair that may exist is created as a new one.",
-        killer="tests/quota/test_turns.py::test_a_doubt_that_an_answer_cleared_is_remembered",
+        killer="tests/quota/test_turns.py::test_a_pair_whose_unconfirmed_slot_an_answer_cleared_is_remembered_in_doubt",
     ),
     Fault(
         "an outage ends every wait",
@@ -1327,23 +1327,23 @@ FAULTS = (
         old="self.exchange.called_off = True",
         new="pass",
         breaks="A request that nobody wants leaves all the same.",
-        killer="tests/test_batch.py::test_cancelled_at_any_moment_it_leaves_no_task_and_no_trace",
+        killer="tests/test_batch.py::test_a_batch_cancelled_at_any_moment_leaves_no_task_and_no_trace",
     ),
     Fault(
         "a request cut off was not spent",
         CREATE,
         old="lost = Answer(spent=None if exchange.sent else False, in_doubt=exchange.sent)",
         new="lost = Answer(spent=False, in_doubt=False)",
-        breaks="A request that was cut off after its first byte is not charged.",
-        killer="tests/test_client.py::test_the_end_of_a_loop_leaves_a_doubt_and_not_a_hole",
+        breaks="A request that was cut off after its first byte takes no slot.",
+        killer="tests/test_client.py::test_the_end_of_a_loop_leaves_a_slot_unconfirmed_and_none_lost",
     ),
     Fault(
-        "a request called off is charged",
+        "a request called off takes a slot",
         CREATE,
         old="lost = Answer(spent=None if exchange.sent else False, in_doubt=exchange.sent)",
         new="lost = Answer(spent=None, in_doubt=True)",
         breaks="A request that never left takes a slot.",
-        killer="tests/test_client.py::test_cancelled_before_sending_leaves_no_trace",
+        killer="tests/test_client.py::test_a_create_cancelled_before_sending_leaves_no_trace",
     ),
     Fault(
         "a request cut off is not settled",
@@ -1351,7 +1351,7 @@ FAULTS = (
         old="await self._quietly(self.limiter.finish(ask, held.grant, lost))\n",
         new="pass\n",
         breaks="A lease whose request was called off is held until its deadline.",
-        killer="tests/test_client.py::test_cancelled_before_sending_leaves_no_trace",
+        killer="tests/test_client.py::test_a_create_cancelled_before_sending_leaves_no_trace",
     ),
     Fault(
         "a doubt is not remembered",
@@ -1471,7 +1471,7 @@ FAULTS = (
         killer="tests/quota/test_bucket.py::test_a_lease_that_no_attempt_can_have_is_given_up",
     ),
     Fault(
-        "a doubt ripens in years",
+        "an unconfirmed slot ripens in years",
         LEDGER,
         old="ripe = min(lease.ripe, now + RIPE_TIMEOUTS * LONGEST_TIMEOUT)",
         new="ripe = lease.ripe",
@@ -1612,7 +1612,7 @@ FAULTS = (
         breaks=(
             "Two attempts of one lease that end at the same moment end a transaction with an error."
         ),
-        killer="tests/quota/test_turns.py::test_two_attempts_that_have_the_same_deadline_leave_one_doubt",
+        killer="tests/quota/test_turns.py::test_two_attempts_that_have_the_same_deadline_leave_one_unconfirmed_slot",
     ),
     Fault(
         "a lease that is given up stays",
@@ -1627,7 +1627,7 @@ FAULTS = (
         LEDGER,
         old="self.leases[name] = attrs.evolve(self.leases[name], attempt=None)",
         new="pass",
-        breaks="A lease between two attempts leaves a doubt where nothing was sent.",
+        breaks="A lease between two attempts leaves an unconfirmed slot where nothing was sent.",
         killer="tests/quota/test_bucket.py",
     ),
     Fault(
@@ -1870,7 +1870,7 @@ FAULTS = (
         old="if (memory is not None or repeat) and",
         new="if repeat and",
         breaks="A repeat whose slot is gone is told that nothing was spent.",
-        killer="tests/test_schedules.py::test_a_doubt_of_an_earlier_call_is_not_denied_by_a_later_one",
+        killer="tests/test_schedules.py::test_a_pair_that_an_earlier_call_left_in_doubt_stays_so_when_a_later_one_is_refused",
     ),
     Fault(
         "an open doubt is not heeded",
@@ -1946,7 +1946,7 @@ FAULTS = (
         old="lasts = left > INSTANT and within <= left and within != math.inf",
         new="lasts = left > INSTANT and within != math.inf",
         breaks="A caller waits its budget out, though it is known to be too short.",
-        killer="tests/test_client.py::test_500_tasks_on_a_quota_of_100",
+        killer="tests/test_client.py::test_500_tasks_on_a_quota_of_100_create_exactly_100",
     ),
     Fault(
         "budget never ends",
@@ -2034,7 +2034,7 @@ FAULTS = (
         old=("heappush(self.ends, (waiter.joined + waiter.budget.left, waiter.budget.ticket))"),
         new="pass",
         breaks="A caller that may not wait waits.",
-        killer="tests/quota/test_turns.py::test_a_call_that_may_not_wait_shares_no_flight_with_one_that_may",
+        killer="tests/quota/test_turns.py::test_a_call_that_may_not_wait_shares_no_create_with_one_that_may",
     ),
     Fault(
         "an end of a budget from before counts",
@@ -2050,7 +2050,7 @@ FAULTS = (
         old="for waiter in list(line.spent(within, now)):",
         new="for waiter in [*line.waiters.values()] if [*line.spent(within, now)] else []:",
         breaks="Callers that have time are refused with one that has none.",
-        killer="tests/quota/test_turns.py::test_a_call_that_may_not_wait_shares_no_flight_with_one_that_may",
+        killer="tests/quota/test_turns.py::test_a_call_that_may_not_wait_shares_no_create_with_one_that_may",
     ),
     Fault(
         "one is refused at a time",
@@ -2058,7 +2058,7 @@ FAULTS = (
         old="for waiter in list(line.spent(within, now)):",
         new="for waiter in itertools.islice(line.spent(within, now), 1):",
         breaks="A caller waits its budget out behind one that was refused at once.",
-        killer="tests/test_client.py::test_500_tasks_on_a_quota_of_100",
+        killer="tests/test_client.py::test_500_tasks_on_a_quota_of_100_create_exactly_100",
     ),
     Fault(
         "lines take turns",
@@ -2273,7 +2273,7 @@ FAULTS = (
         old="self._run_in_place is not None and not self._lines and not self._for_pair",
         new="self._run_in_place is not None and not self._for_pair",
         breaks="A caller that comes late is served before those in line.",
-        killer="tests/test_client.py::test_500_tasks_on_a_quota_of_100",
+        killer="tests/test_client.py::test_500_tasks_on_a_quota_of_100_create_exactly_100",
     ),
     Fault(
         "what ends in place wakes nobody who waits for the pair",
@@ -2313,7 +2313,7 @@ FAULTS = (
         old="                raise _told(error) from None",
         new="                raise",
         breaks="A caller meets an error that is none of ours.",
-        killer="tests/quota/test_turns.py::test_a_store_that_breaks_in_place_breaks_as_any_other_does",
+        killer="tests/quota/test_limiter.py::test_a_clock_that_fails_is_told_by_each_call",
     ),
     Fault(
         "a store's error in place is told to nobody who waits",
@@ -2327,7 +2327,7 @@ FAULTS = (
             "                raise"
         ),
         breaks="A store that fails leaves callers waiting for ever.",
-        killer="tests/quota/test_turns.py::test_a_store_that_breaks_in_place_breaks_as_any_other_does",
+        killer="tests/quota/test_limiter.py::test_a_clock_that_fails_is_told_by_each_call",
     ),
     Fault(
         "a class derived from MemoryStore is run in place",
@@ -2391,7 +2391,7 @@ FAULTS = (
         old="if self.exchange is not None and self.exchange.sent:",
         new="if False:",
         breaks="A request that was sent is aborted, and its slot and its answer are lost.",
-        killer="tests/test_client.py::test_cancelled_after_sending_is_created_and_remembered",
+        killer="tests/test_client.py::test_a_create_cancelled_after_sending_is_created_and_remembered",
     ),
     Fault(
         "calls with another wait share a create",
@@ -2404,7 +2404,7 @@ FAULTS = (
             "        )"
         ),
         breaks="A call that may not wait waits with another.",
-        killer="tests/quota/test_turns.py::test_a_call_that_may_not_wait_shares_no_flight_with_one_that_may",
+        killer="tests/quota/test_turns.py::test_a_call_that_may_not_wait_shares_no_create_with_one_that_may",
     ),
     Fault(
         "calls with another headroom share a create",
@@ -2415,7 +2415,7 @@ FAULTS = (
             "terms[:2]), None)"
         ),
         breaks="An urgent call waits for the headroom of a bulk one.",
-        killer="tests/quota/test_turns.py::test_a_call_with_less_headroom_shares_no_flight_with_one_that_waits",
+        killer="tests/quota/test_turns.py::test_a_call_with_less_headroom_shares_no_create_with_one_that_waits",
     ),
     Fault(
         "nameless sends share a create",
@@ -2423,7 +2423,7 @@ FAULTS = (
         old="create = None if request.send_id is None else self._by_terms.get(terms)",
         new="create = next((one for one in self.running if one.terms == terms), None)",
         breaks="Two sends that Braze is to name are one.",
-        killer="tests/quota/test_turns.py::test_sends_that_braze_is_to_name_share_no_flight",
+        killer="tests/quota/test_turns.py::test_sends_that_braze_is_to_name_share_no_create",
     ),
     Fault(
         "no create is shared",
@@ -2439,7 +2439,7 @@ FAULTS = (
         old="            del self._by_terms[create.terms]",
         new="            pass",
         breaks="A later call gets the outcome of an earlier one, and its error.",
-        killer="tests/test_client.py::test_queued_is_told_and_remembered",
+        killer="tests/test_client.py::test_a_create_that_braze_queued_is_told_and_remembered",
     ),
     Fault(
         "a create that has just ended is joined",
@@ -2463,7 +2463,7 @@ FAULTS = (
         old="if not create.callers and not create.task.done() and create.call_off():",
         new="if False:",
         breaks="A create that nobody wants any more waits and is sent.",
-        killer="tests/test_client.py::test_cancelled_before_sending_leaves_no_trace",
+        killer="tests/test_client.py::test_a_create_cancelled_before_sending_leaves_no_trace",
     ),
     Fault(
         "a called-off create can be joined",
@@ -2471,7 +2471,7 @@ FAULTS = (
         old="create.task.done() and create.call_off():\n                self._forget(create)",
         new="create.task.done() and create.call_off():\n                pass",
         breaks="A new call joins a create that is being cancelled.",
-        killer="tests/quota/test_turns.py::test_a_call_joins_no_flight_that_was_just_called_off",
+        killer="tests/quota/test_turns.py::test_a_call_joins_no_create_that_was_just_called_off",
     ),
     Fault(
         "a create that was sent cannot be joined",
@@ -2522,7 +2522,7 @@ FAULTS = (
         old="quota_spent=None if create.budget.in_doubt else False,",
         new="quota_spent=False,",
         breaks="A call whose first attempt was lost is told that nothing was spent.",
-        killer="tests/test_client.py::test_close_in_a_backoff_tells_the_doubt",
+        killer="tests/test_client.py::test_close_in_a_backoff_tells_that_the_pair_is_in_doubt",
     ),
     Fault(
         "a refusal is not told",
@@ -2530,7 +2530,7 @@ FAULTS = (
         old="if isinstance(error, QuotaExhaustedError) and create.refusal is not None:",
         new="if False:",
         breaks="A call that Braze refused hears of our wait, and not of the 429.",
-        killer="tests/test_client.py::test_a_429_with_retry_after_is_waited_for",
+        killer="tests/test_client.py::test_a_429_whose_retry_after_outlasts_the_wait_budget_raises_at_once",
     ),
     Fault(
         "a refusal is told whatever comes after it",
@@ -2570,7 +2570,7 @@ FAULTS = (
         breaks=(
             "The token of a create that gave up between two attempts is held until its deadline."
         ),
-        killer="tests/test_schedules.py::test_a_504_stays_charged_until_braze_must_be_done_with_it",
+        killer="tests/test_schedules.py::test_a_504_stays_unconfirmed_until_braze_must_be_done_with_it",
     ),
     Fault(
         "a closing client retries",
@@ -2610,7 +2610,7 @@ FAULTS = (
         old="attempt=create.ask.attempt + 1)",
         new="attempt=1)",
         breaks="The second attempt is taken for the first.",
-        killer="tests/test_schedules.py::test_the_worst_attempt_decides",
+        killer="tests/test_schedules.py::test_a_lost_attempt_stays_unconfirmed_whatever_refuses_the_next_one",
     ),
     Fault(
         "a token is not kept between attempts",
@@ -2626,7 +2626,7 @@ FAULTS = (
         old="create.budget.in_doubt, create.budget.undoubted = True, False",
         new="create.budget.undoubted = False",
         breaks="A lost attempt's repeat that hears that the pair exists is an error.",
-        killer="tests/test_client.py::test_close_in_a_backoff_tells_the_doubt",
+        killer="tests/test_client.py::test_close_in_a_backoff_tells_that_the_pair_is_in_doubt",
     ),
     Fault(
         "an attempt in doubt is taken for undoubted",
@@ -2644,7 +2644,7 @@ FAULTS = (
         old="        create.exchange = None\n",
         new="        pass\n",
         breaks="A create that backs off is not called off, since its last request was sent.",
-        killer="tests/test_client.py::test_cancelled_in_a_backoff_gives_the_token_back",
+        killer="tests/test_client.py::test_a_create_cancelled_in_a_backoff_gives_the_token_back",
     ),
     Fault(
         "a caller that is gone is told",
@@ -2668,7 +2668,7 @@ FAULTS = (
         old="        self.running.discard(create)\n",
         new="",
         breaks="A client keeps each create that it ever made.",
-        killer="tests/test_client.py::test_cancelled_before_sending_leaves_no_trace",
+        killer="tests/test_client.py::test_a_create_cancelled_before_sending_leaves_no_trace",
     ),
     Fault(
         "a failure that nobody hears is not logged",
@@ -2716,7 +2716,7 @@ FAULTS = (
         old="await _ended(left, self._transport.seconds)",
         new="await _ended(left)",
         breaks="A batch waits for the quota of a later caller.",
-        killer="tests/test_batch.py::test_cancelled_it_does_not_wait_for_what_somebody_else_has_joined",
+        killer="tests/test_batch.py::test_a_cancelled_batch_does_not_wait_for_what_somebody_else_has_joined",
     ),
     Fault(
         "a 429 is a failure to one who waits for ever",
@@ -2751,7 +2751,7 @@ FAULTS = (
         killer="tests/quota/test_turns.py::test_a_pair_that_somebody_else_made_is_an_error_where_nothing_was_in_doubt",
     ),
     Fault(
-        "a queued create is no doubt",
+        "a queued create is not in doubt",
         VERDICT,
         old="in_doubt=send.queued,",
         new="in_doubt=False,",
@@ -2814,7 +2814,7 @@ FAULTS = (
         old="retry_after=told.retry_after,\n        jitter=jitter",
         new="jitter=jitter",
         breaks="Everybody comes back before Braze asked them to.",
-        killer="tests/test_client.py::test_a_429_with_retry_after_is_waited_for",
+        killer="tests/test_client.py::test_a_429_whose_retry_after_outlasts_the_wait_budget_raises_at_once",
     ),
     Fault(
         "the jitter is not passed on",
@@ -2846,7 +2846,7 @@ FAULTS = (
         old="error.quota_spent = None  # it speaks",
         new="pass  # it speaks",
         breaks="A call whose first attempt was lost is told that nothing was spent.",
-        killer="tests/test_schedules.py::test_the_worst_attempt_decides",
+        killer="tests/test_schedules.py::test_a_lost_attempt_stays_unconfirmed_whatever_refuses_the_next_one",
     ),
     Fault(
         "an answer that was lost leaves no doubt of its pair",
@@ -2857,12 +2857,12 @@ FAULTS = (
         killer="tests/quota/test_turns.py::test_a_pair_is_in_doubt_after_a_500_though_its_headers_tell_that_it_was_counted",
     ),
     Fault(
-        "a failure is charged as nothing",
+        "a failure takes no slot",
         VERDICT,
         old="spent=error.quota_spent",
         new="spent=False",
         breaks="An attempt whose answer was lost is given out again.",
-        killer="tests/test_client.py::test_cancelled_in_a_backoff_gives_the_token_back",
+        killer="tests/test_client.py::test_a_create_cancelled_in_a_backoff_gives_the_token_back",
     ),
     Fault(
         "a 429 of the quota is told as one of the rate",
@@ -2870,7 +2870,7 @@ FAULTS = (
         old="error = protocol.exhausted(error, told, now)",
         new="pass",
         breaks="A call is not told that the quota is used up, and when it comes back.",
-        killer="tests/test_client.py::test_a_429_that_says_when_is_quota_exhausted",
+        killer="tests/test_client.py::test_a_429_that_says_when_to_come_back_is_an_exhausted_quota",
     ),
     Fault(
         "a pause that Braze asks for is not made",
@@ -2886,7 +2886,7 @@ FAULTS = (
         old="return not error.permanent",
         new="return True",
         breaks="A wrong certificate is tried four times.",
-        killer="tests/test_retry.py::test_what_is_transient",
+        killer="tests/test_retry.py::test_errors_that_may_pass_are_transient",
     ),
     Fault(
         "a proxy's verdict is retried",
@@ -2982,6 +2982,6 @@ FAULTS = (
         old="not slot.certain and not nameless:",
         new="not slot.certain:",
         breaks="A row is kept for 30 days that nobody asks for.",
-        killer="tests/quota/test_bucket.py::test_a_doubt_without_a_name_is_not_handed_on",
+        killer="tests/quota/test_bucket.py::test_a_send_in_doubt_that_braze_was_to_name_is_not_handed_on",
     ),
 )

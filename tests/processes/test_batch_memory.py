@@ -71,7 +71,7 @@ async def measure(path: str, many: int, listed: bool) -> dict[str, float]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("many", [10_000, pytest.param(100_000, marks=pytest.mark.long)])
-def test_memory_is_flat(tmp_path: Path, many: int) -> None:
+def test_the_memory_of_a_batch_does_not_grow_with_its_rows(tmp_path: Path, many: int) -> None:
     """Many rows take what 1,000 take, within 20 %, but for the list of outcomes."""
     workers = []
     for listed in (False, True):

@@ -111,7 +111,7 @@ def sent(fake: FakeBraze) -> int:
 
 
 def refused_only_as_allowed(fake: FakeBraze) -> None:
-    """429s for the repeats of lost attempts alone, and for one probe that asks after doubts."""
+    """429s for the repeats of lost attempts alone, and for one probe for unconfirmed slots."""
     asked: Counter[str] = Counter()
     probes = 0
     for request in fake.requests:
@@ -119,10 +119,10 @@ def refused_only_as_allowed(fake: FakeBraze) -> None:
         asked[name] += 1
         if request.status == 429 and asked[name] == 1:
             probes += 1
-            # A doubt ripens from when its lease began: before its request arrived here, by less
+            # A slot ripens from when its lease began: before its request arrived here, by less
             # than an attempt may take.
             passed = request.at - fake.requests[0].at
-            assert passed >= RIPE - TIMEOUT, "no doubt was ripe to be asked for"
+            assert passed >= RIPE - TIMEOUT, "no slot was ripe to be asked for"
     assert probes <= 1
     assert fake.refused <= probes + len(fake.requests) - len(asked)
 

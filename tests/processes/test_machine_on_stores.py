@@ -108,14 +108,6 @@ several = pytest.mark.parametrize("examples", [20, pytest.param(400, marks=pytes
 
 
 @several
-def test_the_promises_hold_in_memory(monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
-    """As they do without a store."""
-    assume(monkeypatch)
-    time = Time()
-    run(StoredMachine, MemoryStore(clock=time, wall=time), time, examples)
-
-
-@several
 def test_the_promises_hold_in_sqlite(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, examples: int
 ) -> None:

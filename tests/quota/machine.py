@@ -59,8 +59,9 @@ class BucketMachine(RuleBasedStateMachine):
     """Rules are what can happen; invariants are what must hold.
 
     Attributes:
-        excused: attempts that may draw a 429 (P1): repeats of a doubt, and probes that ask
-            whether doubts were real. Where requests count, a repeat may take the slot of another.
+        excused: attempts that may draw a 429 (P1): repeats of one in doubt, and probes that ask
+            whether unconfirmed slots are real. Where requests count, a repeat may take the slot of
+            another.
         lone: nobody else uses the workspace, and its limit was not lowered.
     """
 
@@ -212,7 +213,7 @@ class BucketMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_token_is_accounted_for(self) -> None:
-        """Nothing is open that is not under way, and no charge that no attempt has caused."""
+        """Nothing is open that is not under way, and no attempt leaves two unconfirmed slots."""
 
         def check(bucket: Bucket, now: float) -> None:
             alive = [r for r in self.requests if not (r.ended and r.owner_lives)]
@@ -222,7 +223,7 @@ class BucketMachine(RuleBasedStateMachine):
         self.transact(check)
 
     def teardown(self) -> None:
-        """Left alone, all who wait are served, and all doubts are settled."""
+        """Left alone, all who wait are served, and no slot stays in doubt."""
         if not hasattr(self, "model"):
             return
         for _ in range(3000):  # with headroom below a limit that was raised, one a day

@@ -39,7 +39,7 @@ def known(used: int = 1, limit: int = 100, now: float = 0.0) -> Bucket:
 
 
 def test_an_answer_tells_the_window() -> None:
-    """Its numbers stand, and nothing is charged beyond them."""
+    """Its numbers stand, and nothing is unconfirmed beyond them."""
     bucket = known(used=40)
     assert (60, 0, 0) == (bucket.free(ask("a")), len(bucket.leases), len(bucket.unconfirmed))
     assert (60, 40) == (bucket.status().remaining, bucket.status().used)
@@ -55,7 +55,9 @@ def test_asking_again_for_a_lease_gives_the_same() -> None:
 
 @pytest.mark.parametrize("spent", [True, False, None])
 @pytest.mark.parametrize("window", [None, Reading(100, 2, RESET)])
-def test_finishing_twice_counts_once(spent: bool | None, window: Reading | None) -> None:
+def test_an_attempt_that_is_finished_twice_counts_once(
+    spent: bool | None, window: Reading | None
+) -> None:
     """A retried command changes nothing."""
     bucket = known()
     grant = granted(bucket, ask("a"), 5.0)
@@ -66,7 +68,7 @@ def test_finishing_twice_counts_once(spent: bool | None, window: Reading | None)
     assert once == bucket
 
 
-def test_a_dead_owner_leaves_a_doubt_at_its_deadline() -> None:
+def test_a_dead_owner_leaves_an_unconfirmed_slot_at_its_deadline() -> None:
     """Not before it, and its pair is named."""
     bucket = known()
     granted(bucket, ask("a"), 5.0)
@@ -87,7 +89,7 @@ def test_an_owner_that_dies_between_two_attempts_leaves_nothing_new() -> None:
     assert (99, {}) == (bucket.free(ask("b")), bucket.unconfirmed)
 
 
-def test_an_answer_after_the_deadline_settles_the_doubt() -> None:
+def test_an_answer_after_the_deadline_settles_the_unconfirmed_slot() -> None:
     """The owner had only been stopped."""
     bucket = known()
     grant = granted(bucket, ask("a"), 5.0)
@@ -96,7 +98,7 @@ def test_an_answer_after_the_deadline_settles_the_doubt() -> None:
     assert (98, {}) == (bucket.free(ask("b")), bucket.unconfirmed)
 
 
-def test_a_name_that_braze_chose_leaves_a_doubt_that_nobody_can_ask_for() -> None:
+def test_a_send_that_braze_was_to_name_leaves_a_slot_that_nobody_can_ask_for() -> None:
     """The send may exist, so an own limit counts it; its lease stands for its name."""
     bucket = known()
     granted(bucket, ask("a", pair=None), 5.0)
@@ -114,7 +116,7 @@ def test_a_pair_under_way_elsewhere_is_waited_for() -> None:
 
 
 def test_a_success_without_headers_is_cleared_by_any_later_answer() -> None:
-    """A doubt only by one that began three timeouts later."""
+    """A slot in doubt only by one that began three timeouts later."""
     bucket = known()
     sure, unsure = granted(bucket, ask("a"), 5.0), granted(bucket, ask("b"), 5.0)
     bucket.finish(ask("a"), sure, Answer(spent=True), 6.0)
@@ -153,7 +155,7 @@ def test_a_create_beyond_the_limit_that_succeeds_raises_it() -> None:
     assert all(isinstance(decision, Grant) for decision in bucket.reserve(others, 9.0))
 
 
-def test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen() -> None:
+def test_a_create_beyond_the_limit_that_is_refused_dismisses_the_sighting() -> None:
     """Until the window ends, another bucket's limit is not asked about again."""
     bucket = sighted(limit=250_000)
     grant = granted(bucket, ask("probe"), 7.0)
@@ -167,7 +169,7 @@ def test_a_create_beyond_the_limit_that_is_refused_dismisses_what_was_seen() -> 
     assert 0 == bucket.dismissed
 
 
-def test_no_create_goes_beyond_the_limit_while_a_doubt_may_be_in_vain() -> None:
+def test_no_create_goes_beyond_the_limit_while_an_unconfirmed_slot_may_be_in_vain() -> None:
     """Its success would show nothing of the limit."""
     bucket = known(used=98)
     lost = granted(bucket, ask("lost"), 5.0)
@@ -178,7 +180,7 @@ def test_no_create_goes_beyond_the_limit_while_a_doubt_may_be_in_vain() -> None:
     assert decision.reason is Reason.QUOTA
 
 
-def test_a_later_answer_that_names_our_limit_ends_what_was_seen() -> None:
+def test_a_later_answer_that_names_our_limit_ends_the_sighting() -> None:
     """One to a request from before does not."""
     bucket = known(used=10)
     early = granted(bucket, ask("early"), 4.0)
@@ -233,7 +235,7 @@ def test_a_later_window_with_a_lower_limit_shows_that_ours_was_another_bucket() 
 
 
 def test_a_lease_that_no_attempt_can_have_is_given_up() -> None:
-    """Its record is damaged: nobody waits for it for years, and its doubt ripens."""
+    """Its record is damaged: nobody waits for it for years, and its slot ripens."""
     bucket = known()
     granted(bucket, ask("a"), 5.0)
     far = attrs.evolve(bucket.leases["a"], deadline=1e9, ripe=1e9)
@@ -283,7 +285,7 @@ def test_who_waits_for_the_window_to_end_has_no_share() -> None:
     assert {} == bucket.present
 
 
-def test_an_attempt_whose_end_could_not_be_kept_is_a_doubt() -> None:
+def test_an_attempt_whose_end_could_not_be_kept_leaves_an_unconfirmed_slot() -> None:
     """The store failed: giving up the lease, or a further attempt, does not forget it."""
     bucket = known()
     granted(bucket, ask("a"), 5.0)
@@ -351,7 +353,7 @@ def test_a_date_corrects_the_clock_no_more_than_it_must() -> None:
     assert 1039.5 == bucket.offset
 
 
-def test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block() -> None:
+def test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_pause() -> None:
     """Others see the token free while they wait."""
     bucket = known()
     grant = granted(bucket, ask("a"), 5.0)
@@ -363,7 +365,7 @@ def test_all_who_hold_a_lease_between_attempts_give_it_up_in_a_block() -> None:
     assert {} == bucket.leases
 
 
-def test_a_refused_probe_keeps_the_doubts_until_the_window_ends() -> None:
+def test_a_refused_probe_keeps_the_unconfirmed_slots_until_the_window_ends() -> None:
     """A bare 429 to the one that asked; no second probe goes."""
     bucket = known(used=98)
     for name in "ab":
@@ -380,12 +382,12 @@ def test_a_refused_probe_keeps_the_doubts_until_the_window_ends() -> None:
     assert {} == bucket.unconfirmed
 
 
-def test_a_refused_probe_says_nothing_of_a_doubt_that_was_too_young() -> None:
+def test_a_refused_probe_says_nothing_of_an_unconfirmed_slot_that_was_too_young() -> None:
     """Braze could not yet have counted it."""
     bucket = known(used=98)
     for name, begun in (("old", 5.0), ("young", 30.0)):
-        doubt = Answer(spent=None, in_doubt=True)
-        bucket.finish(ask(name), granted(bucket, ask(name), begun), doubt, begun + 1.0)
+        lost = Answer(spent=None, in_doubt=True)
+        bucket.finish(ask(name), granted(bucket, ask(name), begun), lost, begun + 1.0)
     refused = Answer(spent=False, refused=True)
     bucket.finish(ask("probe"), granted(bucket, ask("probe"), 40.0), refused, 41.0)
     assert {"old.1": True, "young.1": False} == {
@@ -414,7 +416,7 @@ def test_a_429_with_nothing_left_blocks_until_its_reset() -> None:
     assert (3601.0, 100) == (bucket.blocked_until, bucket.limit)
 
 
-def test_less_headroom_passes_and_more_waits_behind() -> None:
+def test_who_asks_with_less_headroom_passes_and_with_more_waits_behind() -> None:
     """The queue is served in its order otherwise."""
     bucket = known(used=98)
     decisions = bucket.reserve(
@@ -424,17 +426,17 @@ def test_less_headroom_passes_and_more_waits_behind() -> None:
     assert [Wait, Wait, Grant, Wait] == [type(decision) for decision in decisions]
 
 
-def test_an_own_cap_that_is_used_up_holds_up_nobody_else() -> None:
+def test_an_own_limit_that_is_used_up_holds_up_nobody_else() -> None:
     """Another client of the store may have a higher one, or none."""
     bucket = known(used=5)
     bucket.created = 5
     decisions = bucket.reserve(
-        [ask("capped", own_limit=5), ask("free"), ask("wider", own_limit=7)], 5.0
+        [ask("limited", own_limit=5), ask("free"), ask("wider", own_limit=7)], 5.0
     )
     assert [Wait, Grant, Grant] == [type(decision) for decision in decisions]
 
 
-def test_a_cleared_doubt_counts_for_an_own_cap_as_far_as_the_headers_allow() -> None:
+def test_a_cleared_slot_counts_for_an_own_limit_as_far_as_the_headers_allow() -> None:
     """It may have been a create."""
     bucket = known(used=5)
     bucket.created, bucket.cleared = 3, 9
@@ -442,13 +444,13 @@ def test_a_cleared_doubt_counts_for_an_own_cap_as_far_as_the_headers_allow() -> 
 
 
 def test_what_can_never_be_had_is_said_to_be_never() -> None:
-    """As much headroom as there is limit, or a cap of 0."""
+    """As much headroom as there is limit, or an own limit of 0."""
     bucket = known()
     decisions = bucket.reserve([ask("a", headroom=100), ask("b", own_limit=0)], 5.0)
     assert [Wait(Reason.QUOTA, math.inf)] * 2 == decisions
 
 
-def test_without_a_window_charges_lapse_after_a_day() -> None:
+def test_without_a_window_unconfirmed_slots_lapse_after_a_day() -> None:
     """A day after the last moment at which Braze may have counted them."""
     bucket = Bucket(offset=0.0, probes=1000)
     for n in range(100):
@@ -466,12 +468,12 @@ def test_nothing_changes_by_itself_in_a_new_bucket() -> None:
     assert math.inf == Bucket(offset=0.0).next_change(0.0)
 
 
-def test_forgetting_keeps_leases_charges_and_what_was_created() -> None:
+def test_forgetting_keeps_leases_and_unconfirmed_slots_and_what_was_created() -> None:
     """The careful request goes, though others are out."""
     bucket = known(used=30)
     bucket.created = 30
-    grant = granted(bucket, ask("doubt"), 5.0)
-    bucket.finish(ask("doubt"), grant, Answer(spent=None, in_doubt=True), 6.0)
+    grant = granted(bucket, ask("lost"), 5.0)
+    bucket.finish(ask("lost"), grant, Answer(spent=None, in_doubt=True), 6.0)
     old = granted(bucket, ask("out"), 6.0)
     bucket.forget(7.0)
     assert (100 - 30 - 2, RESET) == (bucket.free(ask("a")), bucket.reset)
@@ -514,7 +516,7 @@ def test_a_date_that_is_right_again_clears_the_odd_one() -> None:
         assert 0.0 == bucket.offset
 
 
-def test_a_429_of_the_edge_says_nothing_of_the_doubts() -> None:
+def test_a_429_of_the_edge_says_nothing_of_the_unconfirmed_slots() -> None:
     """The probe asks again after the pause."""
     bucket = known(used=99)
     grant = granted(bucket, ask("a"), 5.0)
@@ -525,32 +527,32 @@ def test_a_429_of_the_edge_says_nothing_of_the_doubts() -> None:
     assert bucket.leases["c"].asks_unconfirmed
 
 
-def test_each_waits_for_what_it_asks_for() -> None:
-    """One with a cap that is used up, before one without, does not tell that one how long."""
+def test_each_create_waits_for_what_it_asks_for_itself() -> None:
+    """One whose own limit is used up does not tell the one behind, which has none, how long."""
     bucket = known(used=60)
     for n in range(40):
         one = ask(f"{n}")
         bucket.finish(one, granted(bucket, one, 5.0), Answer(spent=None, in_doubt=True), 6.0)
-    capped, never, free = bucket.reserve(
+    limited, never, free = bucket.reserve(
         [ask("a", own_limit=40), ask("b", own_limit=10, headroom=10), ask("c")], 7.0
     )
     assert [RESET + 1.0, math.inf, 35.0] == [
-        wait.until for wait in (capped, never, free) if isinstance(wait, Wait)
+        wait.until for wait in (limited, never, free) if isinstance(wait, Wait)
     ]
 
 
 def test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer() -> None:
     """One at a time may ask for the limit, but not against the caller's own limit."""
     bucket = Bucket(offset=0.0)
-    bold, capped = ask("bold", headroom=150), ask("capped", headroom=150, own_limit=150)
+    bold, limited = ask("bold", headroom=150), ask("limited", headroom=150, own_limit=150)
     grant = granted(bucket, bold, 5.0)
-    behind, never = bucket.reserve([ask("behind", headroom=150), capped], 5.0)
+    behind, never = bucket.reserve([ask("behind", headroom=150), limited], 5.0)
     assert [Wait(Reason.PROBE), Wait(Reason.PROBE)] == [behind, never]
     bucket.finish(bold, grant, told(1), 6.0)
     assert [Wait(Reason.QUOTA, math.inf)] == bucket.reserve([ask("more", headroom=150)], 7.0)
 
     bucket = Bucket(offset=0.0)
-    assert [Wait(Reason.QUOTA, math.inf)] == bucket.reserve([capped], 5.0)
+    assert [Wait(Reason.QUOTA, math.inf)] == bucket.reserve([limited], 5.0)
 
     # Without headers: two probes may be out then, but one alone against a headroom.
     bucket.finish(bold, granted(bucket, bold, 5.0), Answer(spent=True), 6.0)
@@ -558,7 +560,7 @@ def test_a_headroom_beyond_an_assumed_limit_is_judged_by_an_answer() -> None:
     assert [Grant(7.0), Wait(Reason.QUOTA)] == [first, second]
 
 
-def test_a_doubt_without_a_name_is_not_handed_on() -> None:
+def test_a_send_in_doubt_that_braze_was_to_name_is_not_handed_on() -> None:
     """Nobody can ask for a send that Braze was to name."""
     bucket = known()
     nameless = ask("a", pair=None)
@@ -568,7 +570,7 @@ def test_a_doubt_without_a_name_is_not_handed_on() -> None:
     assert [] == bucket.unsettled
 
 
-def test_what_was_cleared_without_an_answer_is_handed_on() -> None:
+def test_a_pair_whose_slot_was_cleared_without_its_answer_is_handed_on() -> None:
     """For who keeps the state to remember; not what is known to exist."""
     bucket = known()
     for name in "ab":
@@ -579,7 +581,7 @@ def test_what_was_cleared_without_an_answer_is_handed_on() -> None:
     assert ["pair-a"] == bucket.unsettled
 
 
-def test_a_doubt_that_was_ripe_before_the_reset_ends_with_its_window() -> None:
+def test_an_unconfirmed_slot_that_was_ripe_before_the_reset_ends_with_its_window() -> None:
     """It was counted there or never; a younger one may be counted in the new window."""
     bucket = known()
     for name, begun in (("old", RESET - 60.0), ("young", RESET - 20.0)):
@@ -598,7 +600,7 @@ def test_a_lowered_limit_is_taken_from_the_answer_that_counts_more() -> None:
     assert 60 == bucket.limit
 
 
-def test_a_block_is_not_shortened() -> None:
+def test_a_pause_is_not_shortened_by_another_429() -> None:
     """A 429 that asks for less than an earlier one does not open the way."""
     bucket = known()
     first, second = granted(bucket, ask("a"), 5.0), granted(bucket, ask("b"), 5.0)
@@ -634,7 +636,7 @@ def test_each_end_of_a_probe_without_headers_lets_twice_as_many_go() -> None:
             bucket.close(one.lease, one.attempt)
 
 
-def test_successes_without_headers_that_used_may_include_are_asked_about() -> None:
+def test_a_probe_asks_about_successes_without_headers_that_used_may_include() -> None:
     """Every other answer of a burst had none: the slots that are left are not lost to the day."""
     bucket = known(used=1)
     names = [f"{n}" for n in range(79)]
@@ -648,7 +650,7 @@ def test_successes_without_headers_that_used_may_include_are_asked_about() -> No
     assert 19 == bucket.free(ask("b"))
 
 
-def test_successes_without_headers_that_came_later_are_not() -> None:
+def test_no_probe_asks_about_a_success_without_headers_that_came_later() -> None:
     """They are counted for sure."""
     bucket = known(used=99)
     bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), Answer(spent=True), 6.0)
@@ -656,8 +658,8 @@ def test_successes_without_headers_that_came_later_are_not() -> None:
     assert Wait(Reason.QUOTA, RESET + 1.0) == decision
 
 
-def test_no_probe_risks_an_own_cap() -> None:
-    """Doubts that fill it stay charged, since Braze would create one more."""
+def test_no_probe_risks_an_own_limit() -> None:
+    """Unconfirmed slots that fill it stay, since Braze would create one more."""
     bucket = known(used=1)
     bucket.created = 1
     for name in "ab":
@@ -669,7 +671,7 @@ def test_no_probe_risks_an_own_cap() -> None:
     assert [Wait(Reason.QUOTA, RESET + 1.0)] * 2 == decisions
 
 
-def test_forgetting_does_not_loosen_an_own_cap() -> None:
+def test_forgetting_does_not_loosen_an_own_limit() -> None:
     """What was cleared may have been created, as long as no header tells."""
     bucket = known(used=5)
     bucket.created, bucket.cleared = 3, 2
@@ -688,7 +690,7 @@ def test_a_pair_under_way_is_waited_for_behind_others_that_find_nothing_left() -
 # --- the history ---------------------------------------------------------------------------------
 
 
-def tallied(bucket: Bucket) -> list[tuple[str, float, int]]:
+def created_by_hour(bucket: Bucket) -> list[tuple[str, float, int]]:
     """Campaign, hour and number of what would be shown, ever."""
     return [
         (one.campaign_id, one.hour.timestamp() / 3600, one.count)
@@ -696,7 +698,7 @@ def tallied(bucket: Bucket) -> list[tuple[str, float, int]]:
     ]
 
 
-def test_a_create_is_tallied_in_its_hour_by_brazes_clock() -> None:
+def test_a_create_is_in_the_history_under_its_hour_by_brazes_clock() -> None:
     """Under its campaign, whether its answer has headers or not."""
     bucket = Bucket(offset=7200.0)
     for name, campaign, answer in (
@@ -706,42 +708,42 @@ def test_a_create_is_tallied_in_its_hour_by_brazes_clock() -> None:
     ):
         one = ask(name, campaign=campaign)
         bucket.finish(one, granted(bucket, one, 3599.0), answer, 3600.0)
-    assert [("news", 3, 2), ("shop", 3, 1)] == tallied(bucket)
+    assert [("news", 3, 2), ("shop", 3, 1)] == created_by_hour(bucket)
 
 
 @pytest.mark.parametrize("spent", [False, None])
 @pytest.mark.parametrize("window", [None, Reading(100, 2, RESET)])
-def test_what_is_not_known_to_be_created_is_not_tallied(
+def test_what_is_not_known_to_be_created_is_not_in_the_history(
     spent: bool | None, window: Reading | None
 ) -> None:
-    """Nor is a doubt when it is cleared."""
+    """Nor is one in doubt when its slot is cleared."""
     bucket = Bucket(offset=0.0)
     bucket.finish(ask("a"), granted(bucket, ask("a"), 5.0), Answer(spent, window=window), 6.0)
     bucket.finish(ask("b"), granted(bucket, ask("b"), 60.0), Answer(False, window=window), 61.0)
-    assert [] == tallied(bucket)
+    assert [] == created_by_hour(bucket)
 
 
 @pytest.mark.parametrize("answer", [told(2), Answer(spent=True)])
-def test_an_answer_after_the_deadline_is_tallied_once(answer: Answer) -> None:
-    """Though the lease had become a doubt, and though it is told again."""
+def test_a_create_answered_after_its_deadline_is_in_the_history_once(answer: Answer) -> None:
+    """Though its lease had become an unconfirmed slot, and though it is told again."""
     bucket = known()
-    before = tallied(bucket)
+    before = created_by_hour(bucket)
     one = ask("a", campaign="late")
     grant = granted(bucket, one, 5.0)
     bucket.advance(100.0)
     for now in (100.0, 101.0):
         bucket.finish(one, grant, answer, now)
-        assert [*before, ("late", 0, 1)] == tallied(bucket)
+        assert [*before, ("late", 0, 1)] == created_by_hour(bucket)
 
 
-def test_the_tally_ends_with_its_window() -> None:
+def test_the_history_ends_with_its_window() -> None:
     """What was created in it but answered late does not begin the next one's."""
     bucket = known()
     late = granted(bucket, ask("late"), RESET - 1.0)
     bucket.advance(RESET + 1.0)
-    assert [] == tallied(bucket)
+    assert [] == created_by_hour(bucket)
     bucket.finish(ask("late"), late, told(2), RESET + 2.0)
-    assert [] == tallied(bucket)
+    assert [] == created_by_hour(bucket)
 
 
 @pytest.mark.parametrize("answered", [RESET - 1.0, RESET + 0.5, RESET + 2.0])
@@ -752,7 +754,7 @@ def test_the_create_that_tells_of_a_new_window_is_in_its_history(answered: float
     grant = granted(bucket, one, RESET - 4.0)
     bucket.advance(answered)
     bucket.finish(one, grant, told(1, reset=RESET + DAY), answered)
-    assert [("first", answered // 3600, 1)] == tallied(bucket)
+    assert [("first", answered // 3600, 1)] == created_by_hour(bucket)
 
 
 def test_creates_before_the_window_is_known_are_in_its_history() -> None:
@@ -762,28 +764,28 @@ def test_creates_before_the_window_is_known_are_in_its_history() -> None:
     for name, answer in (("a", Answer(spent=True)), ("b", told(2, reset=RESET + DAY))):
         one = ask(name, campaign=name)
         bucket.finish(one, granted(bucket, one, RESET + 5.0), answer, RESET + 6.0)
-    assert [("a", 13, 1), ("b", 13, 1)] == tallied(bucket)
+    assert [("a", 13, 1), ("b", 13, 1)] == created_by_hour(bucket)
 
 
-def test_without_a_window_the_tally_is_that_of_a_day() -> None:
+def test_without_a_window_the_history_is_that_of_a_day() -> None:
     """No window's end clears it."""
     bucket = Bucket(offset=0.0)
     for n in range(50):
         one, now = ask(f"{n}"), n * 3600.0
         bucket.advance(now)
         bucket.finish(one, granted(bucket, one, now), Answer(spent=True), now + 1)
-    assert [("", hour, 1) for hour in range(25, 50)] == tallied(bucket)
+    assert [("", hour, 1) for hour in range(25, 50)] == created_by_hour(bucket)
 
 
 def test_forgetting_keeps_the_history() -> None:
     """What was created was created."""
     bucket = known()
-    before = tallied(bucket)
+    before = created_by_hour(bucket)
     bucket.forget(7.0)
-    assert [("", 0, 1)] == before == tallied(bucket)
+    assert [("", 0, 1)] == before == created_by_hour(bucket)
 
 
-def test_the_tally_decides_nothing() -> None:
+def test_the_history_decides_nothing() -> None:
     """With any other one, the rule does the same."""
     plain, full = known(), known()
     for n in range(200):
@@ -804,7 +806,7 @@ def test_a_careful_request_that_shows_no_limit_changes_none() -> None:
     assert (100, None) == (bucket.limit, bucket.sighting)
 
 
-def test_a_create_beyond_the_limit_that_was_not_looked_at_leaves_what_was_seen() -> None:
+def test_a_create_beyond_the_limit_that_was_not_looked_at_leaves_the_sighting() -> None:
     """A 401 says nothing of the limit: another may ask."""
     bucket = sighted()
     bucket.finish(ask("probe"), granted(bucket, ask("probe"), 7.0), Answer(spent=False), 8.0)

@@ -55,8 +55,8 @@ class Judge:
         earlier = [one for one in world.attempts if one.pair == attempt.pair and one is not attempt]
         if any(one.status != 429 for one in earlier):
             self.found.excused += 1  # the repeat of an attempt of unknown outcome, or its original
-        elif attempt.alone and attempt.doubts:
-            self.found.excused += 1  # the probe that asks whether old doubts were real
+        elif attempt.alone and attempt.unconfirmed:
+            self.found.excused += 1  # the probe that asks whether old unconfirmed slots are real
         elif world.mix.counts == "requests" and self._repeats() > self.found.excused:
             self.found.excused += 1  # a repeat was counted, and another create found none left
         elif attempt.alone and world.mix.foreign and self._first_of_its_window(attempt):

@@ -28,7 +28,7 @@ def findings(mix: str, seeds: range) -> list[tuple[int, tuple[str, str]]]:
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_some_days_of_each_mix(mix: str) -> None:
+def test_the_promises_hold_on_some_days_of_each_mix(mix: str) -> None:
     """Nothing is violated on fixed days of a mix: 300 in all."""
     assert [] == findings(mix, range(300 // DAYS // len(MIXES) + 1))
 
@@ -37,7 +37,7 @@ def test_some_days_of_each_mix(mix: str) -> None:
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("part", range(8))
 @pytest.mark.parametrize("mix", MIXES)
-def test_ten_thousand_days(mix: str, part: int) -> None:
+def test_the_promises_hold_on_ten_thousand_days(mix: str, part: int) -> None:
     """Nothing is violated on these days, or on others, whose first ``SIMULATION_FIRST`` names."""
     count = 10_000 // DAYS // len(MIXES) // 8 + 1
     first = int(os.environ.get("SIMULATION_FIRST", "1000")) + part * count
@@ -69,7 +69,7 @@ def test_ten_thousand_days(mix: str, part: int) -> None:
         ("store", 700_041),
     ],
 )
-def test_a_day_that_once_failed(mix: str, seed: int) -> None:
+def test_the_promises_hold_on_a_day_that_once_failed(mix: str, seed: int) -> None:
     """Each of these days had a violation before the rule was mended."""
     assert [] == findings(mix, range(seed, seed + 1))
 

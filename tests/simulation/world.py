@@ -57,7 +57,7 @@ class Attempt:
         told: when that was.
         over: whether no answer will come any more.
         alone: whether nothing else was under way when it left.
-        doubts: attempts of unknown outcome, or told too late, that were old enough to be asked
+        unconfirmed: attempts of unknown outcome, or told too late, that were old enough to be asked
             about then.
     """
 
@@ -69,7 +69,7 @@ class Attempt:
     told: float = math.inf
     over: bool = False
     alone: bool = False
-    doubts: int = 0
+    unconfirmed: int = 0
 
 
 @attrs.define(eq=False)
@@ -143,7 +143,7 @@ class SimulatedStore:
             await asyncio.sleep(chance.uniform(0, 3))
             await self.process.runs()
         fails = chance.random() < mix.store_fails and not world.calm
-        if fails:  # how an attempt ended may not be kept: then it is a doubt to all
+        if fails:  # how an attempt ended may not be kept: then it is in doubt to all
             world.unkept.append(world.now())
         if fails and chance.random() < 0.5:
             world.note(f"{self.process}: store fails")
@@ -307,7 +307,7 @@ class World:
         now = self.now()
         attempt = Attempt(pair, process, now)
         attempt.alone = not any(one.sent > now - TIMEOUT - 5 for one in self.under_way)
-        attempt.doubts = sum(
+        attempt.unconfirmed = sum(
             one.told > one.sent + TIMEOUT and one.sent <= now - RIPE + LATENCY
             for one in self.attempts[-300:]
         ) + sum(when <= now - RIPE + TIMEOUT for when in self.unkept)

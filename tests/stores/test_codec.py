@@ -125,22 +125,22 @@ def test_an_answer_with_an_absurd_clock_leaves_a_state_that_can_be_kept() -> Non
             assert bucket == load_bucket(dump(bucket))
 
 
-def test_the_types_are_kept() -> None:
+def test_the_types_of_a_bucket_are_kept() -> None:
     """A whole number in a float field comes back as a float."""
     back = load_bucket('{"offset":5,"limit":7}')
     assert (5.0, float, 7, int) == (back.offset, type(back.offset), back.limit, type(back.limit))
 
 
-def test_the_text_is_small() -> None:
-    """What has its default is left out, and a lease or charge takes about 150 bytes."""
+def test_the_text_of_a_bucket_is_small() -> None:
+    """What has its default is left out; a lease or an unconfirmed slot takes about 150 bytes."""
     assert '{"offset":0.5}' == dump(Bucket(offset=0.5))
     assert '{"send_id":null}' == dump(Remembered(None))
     lease = Lease("0f" * 16, 1, 1000.123456, 1015.123456, 1030.123456)
-    charge = Unconfirmed("0f" * 16, 1000.123456, 1030.123456)
+    slot = Unconfirmed("0f" * 16, 1000.123456, 1030.123456)
     empty = Bucket(offset=0.5)
     for one in (
         attrs.evolve(empty, leases={"a1" * 16: lease}),
-        attrs.evolve(empty, unconfirmed={"a1" * 16 + ".1": charge}),
+        attrs.evolve(empty, unconfirmed={"a1" * 16 + ".1": slot}),
     ):
         assert len(dump(one)) - len(dump(empty)) < 175
 
@@ -226,7 +226,7 @@ def test_a_damaged_state_is_told(text: str | bytes) -> None:
     assert caught.value.__suppress_context__
 
 
-def test_since_ever_can_be_said_in_words() -> None:
+def test_a_time_that_never_was_can_be_written() -> None:
     """Where it is the default: for what has never been learnt, and a block that never was."""
     text = '{"offset":0,"learned":-Infinity,"unknown_since":-Infinity,"blocked_until":-Infinity}'
     assert Bucket(offset=0.0) == load_bucket(text)
@@ -247,7 +247,7 @@ def test_each_memory_of_the_conformance_tests_is_another() -> None:
     assert len(MEMORIES) == len({dump(memory) for memory in MEMORIES.values()})
 
 
-def test_text_that_is_nested_absurdly_is_damaged() -> None:
+def test_text_that_is_nested_absurdly_is_told_as_damaged() -> None:
     """It does not end the program."""
     with pytest.raises(StoreError):
         load_bucket("[" * 200_000 + "]" * 200_000)

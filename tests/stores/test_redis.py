@@ -312,11 +312,11 @@ async def test_a_pair_that_is_remembered_is_seen(
     await other.transact(workspace, [], remembers({"pair": Remembered("story")}))
     await store.transact(workspace, [], increment)
 
-    def doubt(transaction: Transaction) -> Remembered:
+    def change(transaction: Transaction) -> Remembered:
         increment(transaction)
         return transaction.pairs.setdefault("pair", Remembered(None))
 
-    assert Remembered("story") == await store.transact(workspace, asked, doubt)
+    assert Remembered("story") == await store.transact(workspace, asked, change)
     found = await look(other, workspace, ["pair"])
     assert (2, {"pair": Remembered("story")}) == (found.bucket.created, found.pairs)
     await store.close()
@@ -495,7 +495,7 @@ async def test_a_command_whose_reply_was_lost_counts_once(proxy: Proxy, workspac
     await store.close()
 
 
-async def test_who_comes_between_is_not_overwritten(
+async def test_a_change_that_came_between_is_not_overwritten(
     redis_url: str, proxy: Proxy, workspace: str
 ) -> None:
     """A command that is sent again after another's change is a conflict: it runs anew."""
@@ -812,7 +812,7 @@ def knows(transaction: Transaction) -> None:
     transaction.bucket.probes = 4
 
 
-async def doubts(store: RedisStore, workspace: str) -> bool:
+async def distrusts(store: RedisStore, workspace: str) -> bool:
     """Whether the store gives a state that is not believed."""
     transaction = await look(store, workspace)
     assert 3 == transaction.bucket.used
@@ -822,16 +822,16 @@ async def doubts(store: RedisStore, workspace: str) -> bool:
     return True
 
 
-async def test_only_the_first_to_see_an_old_state_doubts_it(
+async def test_only_the_first_to_see_an_old_state_distrusts_it(
     server: Redis, redis_url: str, workspace: str
 ) -> None:
     """Once that is kept, all others go by it; reading alone keeps nothing."""
     stores = RedisStore(redis_url), RedisStore(redis_url)
     key = f"braze_sends:{{{workspace}}}:quota"
     await stores[0].transact(workspace, [], knows)
-    assert not await doubts(stores[1], workspace)
+    assert not await distrusts(stores[1], workspace)
     await server.hset(key, mapping={"server": "0f1e", "revision": "2d"})
-    assert [True] * 3 == [await doubts(stores[n], workspace) for n in (0, 1, 0)]
+    assert [True] * 3 == [await distrusts(stores[n], workspace) for n in (0, 1, 0)]
     await stores[0].transact(workspace, [], increment)
     kept = (await look(stores[0], workspace)).bucket
     assert not kept.known
@@ -840,22 +840,22 @@ async def test_only_the_first_to_see_an_old_state_doubts_it(
         await store.close()
 
 
-async def test_a_record_of_an_older_release_is_doubted_once(
+async def test_a_record_of_an_older_release_is_distrusted_once(
     server: Redis, redis_url: str, workspace: str
 ) -> None:
     """It does not say which server it was kept on; what an older release does later is believed."""
     store, key = RedisStore(redis_url), f"braze_sends:{{{workspace}}}:quota"
     state = '{"offset":0,"used":3,"known":true,"canaries":4}'
     await server.hset(key, mapping={"revision": "0f", "state": state})
-    assert await doubts(store, workspace)
+    assert await distrusts(store, workspace)
     await store.transact(workspace, [], knows)
     await server.hset(key, mapping={"revision": "1e", "state": state})
-    assert not await doubts(store, workspace)
+    assert not await distrusts(store, workspace)
     await store.close()
 
 
 @pytest.mark.parametrize("count", ["1", "a word"])
-async def test_a_record_that_was_set_back_is_doubted(
+async def test_a_record_that_was_set_back_is_distrusted(
     server: Redis, redis_url: str, workspace: str, count: str
 ) -> None:
     """On a server that lives on, by a process that has seen a later one."""
@@ -866,9 +866,9 @@ async def test_a_record_that_was_set_back_is_doubted(
         await store.transact(workspace, [], increment)
     await server.hset(key, "count", count)
     await other.transact(workspace, [], increment)  # which cannot see it
-    assert await doubts(store, workspace)
+    assert await distrusts(store, workspace)
     await store.transact(workspace, [], knows)
-    assert not await doubts(store, workspace)
+    assert not await distrusts(store, workspace)
     await store.close()
     await other.close()
 
@@ -898,28 +898,28 @@ async def test_a_state_of_another_server_is_not_overwritten_unseen(
     await store.close()
 
 
-async def test_a_record_seen_without_info_leaves_it_to_others_to_doubt(
+async def test_a_record_seen_without_info_leaves_it_to_others_to_distrust(
     server: Redis, redis_url: str, workspace: str
 ) -> None:
     """A user to whom ``INFO`` is forbidden keeps no other server's name beside the state."""
     url = await without_info(redis_url)
     store, careful = RedisStore(redis_url), RedisStore(url)
     await store.transact(workspace, [], knows)
-    assert await doubts(careful, workspace)  # a connection that is new
+    assert await distrusts(careful, workspace)  # a connection that is new
     await careful.transact(workspace, [], knows)
-    assert not await doubts(careful, workspace)
-    assert not await doubts(store, workspace)
+    assert not await distrusts(careful, workspace)
+    assert not await distrusts(store, workspace)
     await server.acl_deluser("careful")
     for one in (store, careful):
         await one.close()
 
 
 async def test_of_two_that_must_not_ask_info_one_goes_first(redis_url: str, workspace: str) -> None:
-    """A process that is new leaves a doubt of another as it is, and so waits for its request."""
+    """A new process leaves a state that another distrusts as it is, and waits for its request."""
     url = await without_info(redis_url)
     store, other = RedisStore(url), RedisStore(url)
     await store.transact(workspace, [], knows)
-    assert await doubts(other, workspace)
+    assert await distrusts(other, workspace)
     await other.transact(workspace, [], increment)
     kept = (await look(other, workspace)).bucket
     assert not kept.known

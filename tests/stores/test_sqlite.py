@@ -196,7 +196,7 @@ async def test_a_lock_that_is_held_too_long_is_told(
     await store.close()
 
 
-async def test_a_file_that_is_new_to_us_is_waited_for(
+async def test_a_file_that_others_write_is_waited_for_before_it_is_ours(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before it writes ahead it must be ours alone for a moment, which SQLite does not wait for."""
@@ -296,7 +296,7 @@ def knows(transaction: Transaction) -> None:
     bucket.used, bucket.known, bucket.probes = 3, True, 4
 
 
-async def doubts(store: SQLiteStore) -> bool:
+async def distrusts(store: SQLiteStore) -> bool:
     """Whether the store gives a state that is not believed."""
     transaction = await look(store, "w")
     assert 3 == transaction.bucket.used
@@ -388,7 +388,7 @@ async def test_a_file_that_is_replaced_again_and_again_is_told(path: Path) -> No
     await store.close()
 
 
-async def test_a_copy_that_was_put_in_its_place_is_doubted(path: Path) -> None:
+async def test_a_copy_that_was_put_in_the_files_place_is_distrusted_once(path: Path) -> None:
     """Once, by whoever opens it first, a process that lives on or a new one."""
     store = SQLiteStore(path)
     await store.transact("w", [], knows)
@@ -396,22 +396,22 @@ async def test_a_copy_that_was_put_in_its_place_is_doubted(path: Path) -> None:
     copy = path.with_name("copy")
     copy.write_bytes(path.read_bytes())
     for living in (True, False):
-        assert not await doubts(store)
+        assert not await distrusts(store)
         forsake(path)
         path.write_bytes(copy.read_bytes())
         if not living:
             await store.close()
             store = SQLiteStore(path)
         other = SQLiteStore(path)
-        assert await doubts(store)
-        assert await doubts(other)
+        assert await distrusts(store)
+        assert await distrusts(other)
         await other.transact("w", [], knows)
-        assert not await doubts(store)
+        assert not await distrusts(store)
         await other.close()
         await store.close()
 
 
-async def test_a_backup_that_was_restored_into_it_is_doubted(path: Path) -> None:
+async def test_a_backup_that_was_restored_into_the_file_is_distrusted(path: Path) -> None:
     """By a process that has seen more; the file is the same, and nobody has closed it."""
     store = SQLiteStore(path)
     await store.transact("w", [], knows)
@@ -420,27 +420,27 @@ async def test_a_backup_that_was_restored_into_it_is_doubted(path: Path) -> None
         for _ in range(3):
             await store.transact("w", [], increment)
         backup.backup(other)
-    assert await doubts(store)
+    assert await distrusts(store)
     await store.transact("w", [], knows)
-    assert not await doubts(store)
+    assert not await distrusts(store)
     await store.close()
 
 
-async def test_a_file_of_an_older_release_is_doubted_once(path: Path) -> None:
+async def test_a_file_of_an_older_release_is_distrusted_once(path: Path) -> None:
     """It does not say which file it is; and an older release can go on with it."""
     with outsider(path) as old:
         old.executescript(OLDER)
         store = SQLiteStore(path)
-        assert await doubts(store)
+        assert await distrusts(store)
         await store.transact("w", [], knows)
         old.execute("INSERT OR IGNORE INTO clock VALUES ('boot', 5.0)")
         state = '{"offset":0,"used":3,"known":true}'
         old.execute("INSERT OR REPLACE INTO quota VALUES ('w', ?, 1e12)", (state,))
         old.execute("INSERT OR REPLACE INTO pair VALUES ('w', 'p', '{\"send_id\":\"s\"}', 1e12)")
-        assert not await doubts(store)
+        assert not await distrusts(store)
         assert {"p": Remembered("s")} == (await look(store, "w", ["p"])).pairs
         old.execute("DROP TABLE file")  # its backup was restored
-        assert await doubts(store)
+        assert await distrusts(store)
         await store.close()
 
 
@@ -459,7 +459,7 @@ INSERT INTO quota VALUES ('damaged', '{', 1e12);
 @pytest.mark.parametrize(
     "damage", ["file SET time = 1e300", "file SET writes = 'x'", "clock SET origin = 'x'"]
 )
-async def test_a_damaged_time_is_told(path: Path, damage: str) -> None:
+async def test_a_damaged_time_in_the_file_is_told(path: Path, damage: str) -> None:
     """As ``StoreError``, which says what to do."""
     store = SQLiteStore(path)
     await store.transact("w", [], increment)
@@ -571,7 +571,7 @@ async def test_a_lock_of_another_process_does_not_stop_the_loop(
     await store.close()
 
 
-async def test_somebody_else_may_be_first(path: Path) -> None:
+async def test_what_another_wrote_before_the_lock_is_read_again(path: Path) -> None:
     """What was read before the lock is old, and is read again under it."""
     store, other = SQLiteStore(path), SQLiteStore(path)
     await store.transact("w", [], increment)
@@ -768,7 +768,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     return host
 
 
-async def test_times_go_on(path: Path, host: Host) -> None:
+async def test_times_go_on_over_a_restart(path: Path, host: Host) -> None:
     """Over a restart of the process, and of the host, whose steady clock then begins anew."""
     times = []
     for restart in (None, None, "second", "third", None):
@@ -792,7 +792,7 @@ async def test_a_wall_clock_that_is_set_does_not_move_the_times(path: Path, host
     await wrong.close()
 
 
-def test_a_start_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_of_the_host_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's; where that has none, the time of it."""
     assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() == module._boot(steady)
 

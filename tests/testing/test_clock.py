@@ -108,7 +108,7 @@ def test_an_error_comes_through() -> None:
         run_virtual(main())
 
 
-def test_the_loop_alone() -> None:
+def test_the_loop_works_for_other_runners_too() -> None:
     """The loop works for other runners too, and begins at 0."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         assert 0 == runner.get_loop().time()

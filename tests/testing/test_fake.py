@@ -97,7 +97,9 @@ async def test_any_client_can_talk_to_it(fake: FakeBraze) -> None:
 @pytest.mark.parametrize(
     ("version", "host_header"), [("1.0", ""), ("1.1", "host: rest.iad-01.braze.com\r\n")]
 )
-async def test_bytes_on_a_socket(fake: FakeBraze, version: str, host_header: str) -> None:
+async def test_plain_bytes_on_a_socket_are_a_request(
+    fake: FakeBraze, version: str, host_header: str
+) -> None:
     """A client may call the host what it likes, and need not send more than what matters."""
     host, port = fake.base_url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -193,7 +195,9 @@ async def test_nothing_is_logged(fake: FakeBraze, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize(("size", "status"), [(MAX_BODY, 201), (3 * MAX_BODY, 413)])
-async def test_large_bodies(fake: FakeBraze, size: int, status: int) -> None:
+async def test_a_body_over_a_mebibyte_is_answered_413(
+    fake: FakeBraze, size: int, status: int
+) -> None:
     """A body over 1 MiB is answered 413, and just the first byte above is kept."""
     content = io.BytesIO(b'{"campaign_id": "c"}'.ljust(size))
     async with (
@@ -205,7 +209,7 @@ async def test_large_bodies(fake: FakeBraze, size: int, status: int) -> None:
     assert min(size, MAX_BODY + 1) == len(fake.requests[0].body)
 
 
-async def test_others_spend_and_the_limit_changes(fake: FakeBraze) -> None:
+async def test_what_others_spend_and_a_new_limit_show_in_the_next_answer(fake: FakeBraze) -> None:
     """What others take and a new limit show in the next answer."""
     fake.spend(90)
     fake.daily_limit = 95
@@ -252,7 +256,9 @@ async def test_an_answer_has_the_date_of_its_sending(fake: FakeBraze) -> None:
 
 
 @pytest.mark.parametrize("latency", [30.0, lambda: 30.0], ids=["number", "function"])
-async def test_latency(fake: FakeBraze, latency: Any, stopped_clock: StoppedClock) -> None:
+async def test_an_answer_takes_the_latency_of_the_moment(
+    fake: FakeBraze, latency: Any, stopped_clock: StoppedClock
+) -> None:
     """An answer takes the latency of the moment, be it a number or a function."""
     fake.latency = latency
     asking = asyncio.create_task(post(fake))
@@ -268,7 +274,7 @@ async def test_latency(fake: FakeBraze, latency: Any, stopped_clock: StoppedCloc
     assert 201 == (await asking).status
 
 
-async def test_requests_in_flight(fake: FakeBraze) -> None:
+async def test_requests_in_flight_are_counted(fake: FakeBraze) -> None:
     """Requests under way at once are counted, and their highest number is kept."""
     answer = asyncio.Event()
     fake.script(*[Fault(stall=answer)] * 5)
@@ -292,7 +298,7 @@ async def test_faults_are_used_up_in_order(fake: FakeBraze) -> None:
     assert [500, 201, 403, 201] == [request.status for request in fake.requests]
 
 
-async def test_a_rule_for_faults(fake: FakeBraze) -> None:
+async def test_a_rule_for_faults_sees_each_request_that_the_script_leaves(fake: FakeBraze) -> None:
     """A rule sees each request that the script leaves to it."""
 
     def rule(request: Request) -> Fault | None:
@@ -306,7 +312,7 @@ async def test_a_rule_for_faults(fake: FakeBraze) -> None:
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-async def test_the_edge(fake: FakeBraze, status: int) -> None:
+async def test_a_failure_of_the_edge_has_nothing_of_braze(fake: FakeBraze, status: int) -> None:
     """A failure of the edge is HTML and has nothing of Braze in it."""
     fake.script(Fault(status=status))
     reply = await post(fake)
@@ -347,7 +353,7 @@ async def test_a_body_alone_leaves_the_effect(fake: FakeBraze) -> None:
     assert [("c", "s")] == fake.created
 
 
-async def test_a_committed_failure(fake: FakeBraze) -> None:
+async def test_a_committed_failure_creates_the_pair_all_the_same(fake: FakeBraze) -> None:
     """A failure that is committed is one to the client only: the pair exists and is counted."""
     fake.script(Fault(status=504, commit=True))
 
@@ -366,7 +372,9 @@ async def test_a_committed_failure(fake: FakeBraze) -> None:
         ({**dict.fromkeys(RATE_LIMIT_HEADERS), "Retry-After": "7"}, [None, None, None]),
     ],
 )
-async def test_spoilt_headers(fake: FakeBraze, how: Any, expected: list[str | None]) -> None:
+async def test_rate_limit_headers_can_be_spoilt(
+    fake: FakeBraze, how: Any, expected: list[str | None]
+) -> None:
     """Rate-limit headers can be blank, missing, garbled, or whatever a mapping says."""
     fake.script(Fault(headers=how))
     reply = await post(fake)
@@ -390,7 +398,7 @@ async def test_a_header_of_your_own_stands_on_every_answer(fake: FakeBraze) -> N
     ("fault", "created"),
     [(Fault(drop="before"), []), (Fault(drop="after"), [("c", "s")])],
 )
-async def test_a_dropped_connection(
+async def test_a_dropped_connection_gives_no_answer(
     fake: FakeBraze, fault: Fault, created: list[tuple[str, str]]
 ) -> None:
     """A dropped connection gives no answer, and the pair exists if it was dropped after that."""
@@ -431,7 +439,9 @@ async def test_a_pause_may_last_until_an_event(
     ids=["delay", "delay by event", "stall", "stall by event"],
 )
 @pytest.mark.usefixtures("stopped_clock")
-async def test_a_client_that_leaves(fault: Fault, created: list[tuple[str, str]]) -> None:
+async def test_a_client_that_leaves_does_not_hold_up_the_end(
+    fault: Fault, created: list[tuple[str, str]]
+) -> None:
     """A delay is before the effect and a stall after it; neither holds up the end."""
     async with braze() as fake:
         fake.script(fault)
@@ -444,7 +454,9 @@ async def test_a_client_that_leaves(fault: Fault, created: list[tuple[str, str]]
 
 
 @pytest.mark.parametrize("drop", [None, "after"])
-async def test_a_client_that_has_gone(fake: FakeBraze, drop: Any) -> None:
+async def test_a_delayed_request_is_handled_though_its_client_has_gone(
+    fake: FakeBraze, drop: Any
+) -> None:
     """A delayed request is handled though its client has gone, and no later one is harmed."""
     handled = asyncio.Event()
     fake.script(Fault(delay=handled, drop=drop))
@@ -485,7 +497,7 @@ async def test_an_idle_connection_does_not_hold_up_the_end() -> None:
         assert [] == server.connections
 
 
-async def test_the_fixture(fake_braze: FakeBraze) -> None:
+async def test_the_fixture_is_a_running_emulator(fake_braze: FakeBraze) -> None:
     """The plugin's fixture is a running emulator."""
     assert 201 == (await post(fake_braze)).status
 

@@ -37,7 +37,7 @@ def test_a_new_pair_is_created() -> None:
     assert {20_000: 1} == model.created_by_window
 
 
-def test_rate_limit_headers() -> None:
+def test_a_success_has_the_rate_limit_headers() -> None:
     """A success names the limit, what remains after it, and the end of the aligned window."""
     assert ("100", "99", str(MIDNIGHT)) == triple(post(BrazeModel()))
 
@@ -71,7 +71,7 @@ def test_braze_names_a_send_without_a_name() -> None:
 
 
 @pytest.mark.parametrize("authorization", ["Bearer wrong", "Bearer 'test-key'", "test-key", ""])
-def test_a_bad_key(authorization: str) -> None:
+def test_a_bad_key_is_refused_and_creates_nothing(authorization: str) -> None:
     """A bad key is echoed, the rate-limit headers are empty, and nothing is created."""
     model = BrazeModel()
     reply = model.handle("POST", PATH, GOOD | {"Authorization": authorization}, b"{}", NOON)
@@ -91,7 +91,7 @@ def test_a_bad_key(authorization: str) -> None:
         ("GET", PATH, 404),
     ],
 )
-def test_another_address(method: str, path: str, status: int) -> None:
+def test_another_path_or_method_is_not_the_endpoint(method: str, path: str, status: int) -> None:
     """Another path or method is not this endpoint, and says nothing of its quota."""
     reply = BrazeModel().handle(method, path, GOOD, b"{}", NOON)
 
@@ -99,7 +99,7 @@ def test_another_address(method: str, path: str, status: int) -> None:
     assert (None, None, None) == triple(reply)
 
 
-def test_a_large_body() -> None:
+def test_a_body_over_a_mebibyte_is_too_large() -> None:
     """One byte above 1 MiB is too much, 1 MiB is not."""
     model = BrazeModel()
     body = b'{"campaign_id": "c"}'.ljust(MAX_BODY)
@@ -117,7 +117,7 @@ def test_a_large_body() -> None:
         ("", 415),
     ],
 )
-def test_content_type(content_type: str, status: int) -> None:
+def test_only_json_is_taken(content_type: str, status: int) -> None:
     """Only JSON is taken, with or without parameters, under a header name in any case."""
     headers = {"AUTHORIZATION": "Bearer test-key", "content-TYPE": content_type}
     reply = BrazeModel().handle("POST", PATH, headers, b'{"campaign_id": "c"}', NOON)
@@ -145,7 +145,7 @@ def test_content_type(content_type: str, status: int) -> None:
         b'{"campaign_id": "c", "send_id": "%s"}' % (b"s" * 65),
     ],
 )
-def test_a_bad_request(body: bytes) -> None:
+def test_a_bad_request_costs_nothing(body: bytes) -> None:
     """A body that does not name a known campaign and a valid send is a 400 that costs nothing."""
     model = BrazeModel(campaigns=frozenset({"c"}))
     reply = model.handle("POST", PATH, GOOD, body, NOON)
@@ -155,7 +155,7 @@ def test_a_bad_request(body: bytes) -> None:
     assert ("100", "100", str(MIDNIGHT)) == triple(reply)
 
 
-def test_the_longest_send_id() -> None:
+def test_the_longest_send_id_is_accepted() -> None:
     """A known campaign and a send ID of 64 characters are accepted."""
     model = BrazeModel(campaigns=frozenset({"c"}))
 
@@ -170,7 +170,7 @@ def test_an_unknown_campaign_is_told_in_brazes_words() -> None:
     assert expected == json.loads(reply.body)
 
 
-def test_the_limit() -> None:
+def test_beyond_the_limit_there_is_a_429() -> None:
     """Beyond the limit there is a 429 that names the reset, and creates and counts nothing."""
     model = BrazeModel(daily_limit=2)
     statuses = [post(model, f"s{n}").status for n in range(4)]
@@ -183,7 +183,7 @@ def test_the_limit() -> None:
     assert 2 == model.used == len(model.created)
 
 
-def test_a_429_without_headers() -> None:
+def test_a_429_has_no_headers_if_the_model_says_so() -> None:
     """A 429 has no rate-limit headers if the model says so; a success keeps its own."""
     model = BrazeModel(daily_limit=1, headers_on_429=False)
 
@@ -191,7 +191,7 @@ def test_a_429_without_headers() -> None:
     assert (None, None, None) == triple(post(model, "s2"))
 
 
-def test_a_new_window() -> None:
+def test_at_the_reset_all_slots_are_back() -> None:
     """The window's last moment still belongs to it; at the reset all slots are back."""
     model = BrazeModel(daily_limit=1)
 
@@ -222,7 +222,7 @@ def test_a_duplicate_may_be_refused() -> None:
     assert 1 == model.used
 
 
-def test_requests_are_counted() -> None:
+def test_where_requests_are_counted_duplicates_and_errors_cost_a_slot() -> None:
     """Where requests are counted a duplicate and an error cost a slot, and the limit is first."""
     model = BrazeModel(daily_limit=3, counts="requests")
     statuses = [post(model).status, post(model).status, post(model, 1).status, post(model).status]
@@ -239,7 +239,7 @@ def test_a_bad_key_is_no_counted_request() -> None:
     assert 100 == model.remaining(NOON)
 
 
-def test_errors_are_counted() -> None:
+def test_where_errors_are_counted_a_400_costs_a_slot() -> None:
     """Where errors are counted a 400 costs a slot, and beyond the limit it is a 429."""
     model = BrazeModel(daily_limit=1, counts_errors=True)
 
@@ -247,7 +247,7 @@ def test_errors_are_counted() -> None:
     assert [] == model.created
 
 
-def test_others_spend() -> None:
+def test_what_others_spend_is_missing_from_what_remains() -> None:
     """What others spend is missing from what remains, and they cannot take more than there is."""
     model = BrazeModel()
     model.spend(30, NOON)
@@ -301,7 +301,7 @@ def test_the_key_is_not_in_the_repr() -> None:
     ("status", "message"),
     [(202, "queued"), (401, "Invalid API key: test-key"), (418, "status 418")],
 )
-def test_an_answer_without_a_request(status: int, message: str) -> None:
+def test_an_answer_can_be_had_without_a_request(status: int, message: str) -> None:
     """An answer can be had for any status, with the words that are usual for it."""
     reply = BrazeModel().answer(status, NOON)
 
