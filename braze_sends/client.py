@@ -17,6 +17,7 @@ from braze_sends import protocol
 from braze_sends.batch import Batch, Outcome
 from braze_sends.create import Creates, reused
 from braze_sends.errors import ConfigurationError
+from braze_sends.events import Listener, Listeners, checked_listeners
 from braze_sends.models import CreateSendId, Ping, QuotaStatus, RateLimit, SendId
 from braze_sends.quota.limiter import Limiter
 from braze_sends.settings import INSTANCES, Settings, checked_count, checked_wait
@@ -65,6 +66,9 @@ class SendsClient:
             window. ``None``: what Braze allows.
         send_id_factory: names a send when the caller does not, so that a retry repeats the same
             pair. ``None``: Braze names it, and an attempt with an unknown outcome is not repeated.
+        on_event: a function, or several, called with each event, see ``braze_sends.events``. They
+            are called in the event loop and never awaited. One that raises is logged once, and
+            harms no create.
 
     Raises:
         ConfigurationError: an argument is unusable; the message says what to do.
@@ -83,6 +87,7 @@ class SendsClient:
         max_rate_limit_wait: float | None = 30.0,
         daily_limit: int | None = None,
         send_id_factory: Callable[[], str] | None = new_send_id,
+        on_event: Listener | Iterable[Listener] | None = None,
     ) -> None:
         try:
             self._settings = Settings.of(
@@ -110,6 +115,7 @@ class SendsClient:
         self._transport = Transport(
             self._settings.base_url, self._settings.api_key, checked_timeout(timeout), session
         )
+        self._listeners = Listeners(checked_listeners(on_event))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._creates_of_loop: Creates | None = None
         self._closed = False
@@ -382,7 +388,7 @@ class SendsClient:
             self._transport.detach()
             limiter = Limiter.of(self._store, self._settings.workspace)
             self._creates_of_loop = Creates(
-                self._settings, self._transport, limiter, self.rate_limit
+                self._settings, self._transport, limiter, self.rate_limit, self._listeners
             )
             self._loop = loop
         return self._creates_of_loop

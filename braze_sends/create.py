@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import math
 import random
 import secrets
@@ -27,17 +26,17 @@ from braze_sends.errors import (
     QuotaExhaustedError,
     StoreError,
 )
+from braze_sends.events import Listeners
 from braze_sends.models import CreateSendId, RateLimit, SendId
 from braze_sends.quota.limiter import Limiter
 from braze_sends.quota.line import WaitBudget
 from braze_sends.quota.rule.messages import Answer, Ask
+from braze_sends.reports import Reports
 from braze_sends.retry import retry
 from braze_sends.settings import Settings
 from braze_sends.stores.store import Remembered
 from braze_sends.transport import Exchange, Transport
 from braze_sends.verdict import Verdict, judge
-
-log = logging.getLogger("braze_sends")
 
 #: A request, the wait and the headroom: calls that share them share a create.
 Terms = tuple[CreateSendId, float | None, int]
@@ -52,6 +51,8 @@ class Create:
         ask: what the limiter is asked; its ``attempt`` counts.
         budget: what is left of the wait for quota.
         terms: what its callers asked for.
+        started: loop time.
+        attempts: requests that were made.
         refusal: what the last 429 means to the caller.
         keeps_lease: whether its token is kept for a further attempt.
         exchange: the request that is out.
@@ -64,6 +65,8 @@ class Create:
     ask: Ask
     budget: WaitBudget
     terms: Terms
+    started: float
+    attempts: int = 0
     refusal: BrazeSendsError | None = None
     keeps_lease: bool = False
     exchange: Exchange | None = None
@@ -98,11 +101,15 @@ class Creates:
         transport: Transport,
         limiter: Limiter,
         rate_limit: RateLimit | None,
+        listeners: Listeners,
     ) -> None:
         self._settings = settings
         self._transport = transport
         self.limiter = limiter
         self.rate_limit = rate_limit
+        self._listeners = listeners
+        self._reports = Reports(listeners, settings.workspace, settings.base_url + protocol.PATH)
+        limiter.audience.add(listeners)
         self.running: set[Create] = set()
         self.pair_waits: set[Create] = set()
         self.on_pair_waits: set[Callable[[], None]] = set()
@@ -117,8 +124,8 @@ class Creates:
         # name is shared by nobody.
         create = None if request.send_id is None else self._by_terms.get(terms)
         if create is None:
-            create = self._start(terms)
-        elif create in self.pair_waits:
+            return await self._wait(self._start(terms))
+        if create in self.pair_waits:
             self._tell_pair_waits()
         return await self._join(create)
 
@@ -136,6 +143,7 @@ class Creates:
             create.closing = True
             create.call_off()
         await _ended([*self.running])
+        self.limiter.audience.remove(self._listeners)
 
     def _start(self, terms: Terms) -> Create:
         request, wait, headroom = terms
@@ -148,9 +156,13 @@ class Creates:
             own_limit=self._settings.daily_limit,
             campaign=request.campaign_id,
         )
-        create = Create(request, ask, WaitBudget(math.inf if wait is None else wait), terms)
-        create.budget.on_pair_wait = functools.partial(self._note_pair_wait, create)
-        create.task = asyncio.create_task(self._tell(create))
+        budget = WaitBudget(math.inf if wait is None else wait)
+        started = asyncio.get_running_loop().time()
+        create = Create(request, ask, budget, terms, started)
+        budget.on_pair_wait = functools.partial(self._note_pair_wait, create)
+        budget.on_wait = functools.partial(self._reports.waits, create)
+        self._reports.started(create)
+        create.task = asyncio.create_task(self._run(create))
         create.task.add_done_callback(functools.partial(self._end, create))
         if request.send_id is not None:
             self._by_terms[terms] = create
@@ -159,6 +171,8 @@ class Creates:
 
     def _end(self, create: Create, task: asyncio.Task[None]) -> None:
         self.running.discard(create)
+        if task.cancelled():
+            self._reports.cancelled(create)
         for caller in create.callers:
             caller.cancel()  # the create was called off, or the loop is ending
 
@@ -168,6 +182,11 @@ class Creates:
             del self._by_terms[create.terms]
 
     async def _join(self, create: Create) -> SendId:
+        """Share a create that is under way."""
+        with self._reports.joined(create):
+            return await self._wait(create)
+
+    async def _wait(self, create: Create) -> SendId:
         caller: asyncio.Future[SendId] = asyncio.get_running_loop().create_future()
         create.callers.add(caller)
         try:
@@ -200,12 +219,12 @@ class Creates:
 
     # --- the create ------------------------------------------------------------------------------
 
-    async def _tell(self, create: Create) -> None:
+    async def _run(self, create: Create) -> None:
         """Run a create, and tell its callers, who wake one turn of the loop earlier than they would
         by its task."""
         outcome: SendId | Exception
         try:
-            outcome = await self._run(create)
+            outcome = await self._outcome(create)
         except Exception as error:
             outcome = error
         self._forget(create)
@@ -216,10 +235,9 @@ class Creates:
                 caller.set_result(outcome)
             else:
                 caller.set_exception(outcome)
-        if isinstance(outcome, Exception) and not create.callers:
-            log.info("create failed unattended", extra={"error": type(outcome).__name__})
+        self._reports.ended(create, outcome)
 
-    async def _run(self, create: Create) -> SendId:
+    async def _outcome(self, create: Create) -> SendId:
         try:
             verdict = await self._attempt(create)
             if verdict.transient:
@@ -228,6 +246,7 @@ class Creates:
                     functools.partial(self._attempt_again, create),
                     self._settings.max_retries,
                     functools.partial(self._may_repeat, create),
+                    functools.partial(self._reports.retry, create),
                     for_ever=create.budget.left == math.inf,
                 )
         except BrazeSendsError as error:  # no verdict: nothing was sent in this attempt
@@ -241,7 +260,7 @@ class Creates:
             raise told from None
         finally:
             if create.keeps_lease:
-                await self._quietly(self.limiter.close(create.ask))
+                await self._quietly(create, self.limiter.close(create.ask))
         if isinstance(verdict.outcome, BrazeSendsError):
             raise verdict.outcome
         return verdict.outcome
@@ -269,12 +288,16 @@ class Creates:
             send = reused(request, held, attempts=ask.attempt - 1)
             return Verdict(send, Answer(spent=False))
         exchange = create.exchange = Exchange(held.deadline, held.ahead)
+        create.attempts += 1
+        started = asyncio.get_running_loop().time()
+        self._reports.attempt_started(create)
         try:
             reply = await self._transport.send(protocol.build_body(request), exchange)
-        except BaseException:
+        except BaseException as error:
             # Called off before the first byte; or the loop is ending, and takes the answer with it.
             lost = Answer(spent=None if exchange.sent else False, in_doubt=exchange.sent)
-            await self._quietly(self.limiter.finish(ask, held.grant, lost))
+            self._reports.attempt_broke_off(create, started, error, lost)
+            await self._quietly(create, self.limiter.finish(ask, held.grant, lost))
             raise
         told = headers.read(reply.headers, time.time(), key.scrub)
         self.rate_limit = told.rate_limit or self.rate_limit
@@ -294,15 +317,17 @@ class Creates:
             if verdict.answer.refused:
                 create.refusal = verdict.outcome
         create.keeps_lease = verdict.transient
+        self._reports.attempt_ended(create, started, reply, told, verdict)
         await self._quietly(
+            create,
             self.limiter.finish(
                 ask, held.grant, verdict.answer, created=verdict.created, keep=verdict.transient
-            )
+            ),
         )
         create.exchange = None
         return verdict
 
-    async def _quietly(self, settling: Coroutine[Any, Any, None]) -> None:
+    async def _quietly(self, create: Create, settling: Coroutine[Any, Any, None]) -> None:
         """Settle; what was created is returned, and what went wrong is told, even if this fails.
 
         The store then takes the attempt for one in doubt, when the lease's deadline has passed.
@@ -310,7 +335,7 @@ class Creates:
         try:
             await settling
         except StoreError as error:
-            log.warning("settling failed: %s", error)
+            self._reports.settling_failed(create, error)
 
 
 async def _ended(creates: list[Create], timeout: float | None = None) -> None:  # noqa: ASYNC109

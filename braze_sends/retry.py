@@ -18,6 +18,7 @@ async def retry(
     attempt: Callable[[], Awaitable[Verdict]],
     max_retries: int,
     may_repeat: Callable[[Verdict], bool],
+    on_retry: Callable[[Verdict, float], None],
     *,
     for_ever: bool = False,
 ) -> Verdict:
@@ -28,6 +29,7 @@ async def retry(
         attempt: makes one more.
         max_retries: attempts after the first.
         may_repeat: the caller's say, asked of transient failures alone.
+        on_retry: told of each further attempt, with the seconds until it.
         for_ever: whether the caller waits for quota for ever: then a 429 is no failure.
     """
     made = [first]
@@ -45,6 +47,7 @@ async def retry(
         stop=stop,
         retry=retry_if_result(lambda verdict: verdict.transient and may_repeat(verdict)),
         wait=_wait,
+        before_sleep=lambda state: on_retry(_verdict(state), state.upcoming_sleep),
         retry_error_callback=_verdict,
     )
     return await retrying(next_attempt)

@@ -116,6 +116,10 @@ class Attempts:
         self.made = 0
         self.asked: list[Verdict] = []
         self.pauses: list[float] = []
+        self.noted: list[tuple[Verdict, float]] = []
+
+    def note(self, verdict: Verdict, seconds: float) -> None:
+        self.noted.append((verdict, seconds))
 
     async def attempt(self) -> Verdict:
         self.made += 1
@@ -138,16 +142,17 @@ class Attempts:
             return may_repeat
 
         with mock.patch("asyncio.sleep", pause):
-            verdict = await retry(await self.attempt(), self.attempt, max_retries, asks)
+            verdict = await retry(await self.attempt(), self.attempt, max_retries, asks, self.note)
         if isinstance(verdict.outcome, BrazeSendsError):
             raise verdict.outcome
         return verdict.outcome
 
 
 async def test_a_transient_error_is_tried_again() -> None:
-    """After errors that pass, the result is the result."""
+    """After errors that pass, the result is the result; each pause is told before it begins."""
     attempts = Attempts(APIConnectionError(""), BUSY)
     assert MADE == await attempts.run(2)
+    assert attempts.pauses == [seconds for _, seconds in attempts.noted]
     assert 3 == attempts.made
 
 

@@ -24,18 +24,27 @@ import itertools
 import math
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import copy
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from braze_sends.errors import BrazeSendsError, QuotaExhaustedError, StoreError
+from braze_sends.events import (
+    Audience,
+    HeadersNotBelieved,
+    QuotaLearnt,
+    StoreFailed,
+    StoreRecovered,
+    StoreUsed,
+)
 from braze_sends.models import QuotaStatus
 from braze_sends.quota.group import Group, Operation, Outcome, alone
 from braze_sends.quota.line import Held, Line, WaitBudget, Waiter
 from braze_sends.quota.rule.history import History
 from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reason, Status, Wait
+from braze_sends.quota.watch import Watch
 from braze_sends.stores.memory import MemoryStore
 from braze_sends.stores.store import Remembered, Store, Transaction, steady
 
@@ -59,6 +68,9 @@ class Limiter:
     """The quota of one workspace, as the tasks of one event loop see it.
 
     Clients that share a store share its limiter too, so that all stand in the same lines.
+
+    Attributes:
+        audience: those who are told of the quota and the store.
     """
 
     def __init__(self, store: Store, workspace: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -79,6 +91,7 @@ class Limiter:
         self._away_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pause = FIRST_LOOK
+        self.audience = Audience()
 
     @classmethod
     def of(cls, store: Store, workspace: str) -> Limiter:
@@ -119,6 +132,9 @@ class Limiter:
                     lambda held: held.bucket.close(ask.lease, ask.attempt), ask.pair
                 )
             raise
+        finally:
+            if waiter.waits_since is not None:
+                budget.on_wait(self._loop.time() - waiter.waits_since)
 
     async def finish(
         self,
@@ -137,17 +153,28 @@ class Limiter:
             StoreError: the store cannot be used.
         """
 
-        def settle(transaction: Transaction) -> None:
-            transaction.bucket.finish(ask, grant, answer, transaction.now, keep=keep)
+        def settle(transaction: Transaction) -> bool:
+            believed = transaction.bucket.finish(ask, grant, answer, transaction.now, keep=keep)
             if ask.pair is None:
-                return
+                return believed
             if created is not None:
                 transaction.pairs[ask.pair] = created
             known = transaction.pairs.get(ask.pair)
             if known is not None and known.send_id is not None:
                 transaction.bucket.settle_pair(ask.pair)
+            return believed
 
-        await self._operate(settle, ask.pair)
+        believed = await self._operate(settle, ask.pair)
+        if answer.window is not None and not believed and self.audience.want(HeadersNotBelieved):
+            said = answer.window
+            self.audience.tell(
+                HeadersNotBelieved(
+                    workspace=self._workspace,
+                    limit=said.limit,
+                    used=said.used,
+                    resets_at=datetime.fromtimestamp(said.reset, UTC),
+                )
+            )
 
     async def close(self, ask: Ask) -> None:
         """Hand back the lease of a create that makes no further attempt."""
@@ -224,12 +251,11 @@ class Limiter:
     def _serve(self, waiter: Waiter) -> Held | Remembered | None:
         """Serve a create at once; ``None`` if it has to wait, or the store fails: the same again
         tells why."""
-        assert self._run_in_place is not None  # noqa: S101  # see ``_idle``
         started, ask = self._loop.time(), waiter.ask
         group = Group([], [waiter], [], {}, self._process, False, started, steady() - started)
         pairs = () if ask.pair is None else (ask.pair,)
         try:
-            outcome = self._run_in_place(self._workspace, pairs, group.change)
+            outcome = self._in_place(pairs, group.change)
         except Exception:
             return None
         waiter.budget.in_doubt |= ask.lease in outcome.doubted
@@ -291,10 +317,9 @@ class Limiter:
 
     async def _operate(self, change: Callable[[Transaction], T], pair: str | None = None) -> T:
         if self._idle:
-            assert self._run_in_place is not None  # noqa: S101  # see ``_idle``
             pairs = () if pair is None else (pair,)
             try:
-                return self._run_in_place(self._workspace, pairs, alone(change))
+                return self._in_place(pairs, alone(change))
             except Exception as error:
                 raise _told(error) from None
         operation = Operation(change, pair, self._loop.create_future())
@@ -315,11 +340,36 @@ class Limiter:
         while self._look_again:
             group = self._gather()
             try:
-                outcome = self._run_in_place(self._workspace, group.pairs, group.change)
+                outcome = self._in_place(group.pairs, group.change)
             except Exception as error:  # nobody may be left waiting
                 self._fail(error, group)
             else:
                 self._deliver(outcome, group)
+
+    def _in_place(self, pairs: Collection[str], change: Callable[[Transaction], T]) -> T:
+        """One transaction of a store that never suspends."""
+        assert self._run_in_place is not None  # noqa: S101  # whoever calls this has looked
+        if not self.audience.want(QuotaLearnt):
+            return self._run_in_place(self._workspace, pairs, change)
+        watch, started = Watch(change), self._loop.time()
+        result = self._run_in_place(self._workspace, pairs, watch)
+        self._tell(watch, started)
+        return result
+
+    async def _transact(self, pairs: Collection[str], change: Callable[[Transaction], T]) -> T:
+        """One transaction of a store that may suspend."""
+        if not self.audience.want(QuotaLearnt):
+            return await self._store.transact(self._workspace, pairs, change)
+        watch, started = Watch(change), self._loop.time()
+        result = await self._store.transact(self._workspace, pairs, watch)
+        self._tell(watch, started)
+        return result
+
+    def _tell(self, watch: Watch[Any], started: float) -> None:
+        for event in watch.events(self._workspace):
+            self.audience.tell(event)
+        seconds = self._loop.time() - started
+        self.audience.tell(StoreUsed(workspace=self._workspace, seconds=seconds))
 
     def _committed(self, task: asyncio.Task[None]) -> None:
         self._committing = None
@@ -331,7 +381,7 @@ class Limiter:
         while self._look_again:
             group = self._gather()
             try:
-                outcome = await self._store.transact(self._workspace, group.pairs, group.change)
+                outcome = await self._transact(group.pairs, group.change)
             except asyncio.CancelledError:
                 self._operations = group.operations + self._operations
                 self._fresh = group.fresh | self._fresh
@@ -344,6 +394,9 @@ class Limiter:
 
     def _deliver(self, outcome: Outcome, group: Group) -> None:
         now = self._loop.time()
+        if self._away_since is not None:
+            away = now - self._away_since
+            self.audience.tell(StoreRecovered(workspace=self._workspace, seconds=away))
         self._away_since, self._room = None, outcome.room
         for operation, result in zip(group.operations, outcome.results, strict=True):
             if not operation.future.done():
@@ -369,6 +422,10 @@ class Limiter:
             self._wait(line, wait, outcome, looked_up, now)
         if any(line not in heads for line in self._lines.values()):
             self._look_again = True  # the whole front of one was served
+        for waiter in (*group.front, *group.behind):
+            if waiter.waits_since is None and not waiter.future.done():
+                waiter.waits_since = now
+                waiter.budget.on_wait(None)
         self._arm(outcome.next_change - outcome.now + random.uniform(0, JITTER))
 
     def _place(self, waiter: Waiter, wait: Wait, passing: bool, now: float) -> None:
@@ -411,6 +468,7 @@ class Limiter:
         error, now = _told(error), self._loop.time()
         if self._away_since is None:
             self._away_since = now
+        self.audience.tell(StoreFailed(workspace=self._workspace, message=str(error)))
         patient = now - self._away_since < LONGEST_OUTAGE
         # A copy for each, since each is told which pair it is about.
         for operation in group.operations:

@@ -34,6 +34,8 @@ class WaitBudget:
             sent on it. A doubt that is seen now is that lease's own, which ran out.
         on_pair_wait: called when the create begins, or ends, to wait only for its own pair, which
             is under way elsewhere.
+        on_wait: called when it begins to wait, with ``None``; and when it waits no more, with the
+            seconds that it has waited.
         ticket: its place in line, kept over its attempts.
     """
 
@@ -41,6 +43,7 @@ class WaitBudget:
     in_doubt: bool = False
     undoubted: bool = False
     on_pair_wait: Callable[[bool], None] = lambda waits: None
+    on_wait: Callable[[float | None], None] = lambda seconds: None
     ticket: int = attrs.field(factory=lambda: next(_tickets))
 
 
@@ -68,6 +71,7 @@ class Waiter:
         future: what its caller awaits.
         line: where it stands; ``None`` if it waits for its pair alone.
         joined: what the line's meter showed when it joined.
+        waits_since: loop time at which it was found that it has to wait.
     """
 
     ask: Ask
@@ -75,6 +79,7 @@ class Waiter:
     future: asyncio.Future[Held | Remembered] = attrs.field(init=False)
     line: Line | None = None
     joined: float = 0.0
+    waits_since: float | None = None
 
 
 @attrs.define(eq=False)

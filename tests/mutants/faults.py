@@ -21,6 +21,7 @@ GROUP = "braze_sends/quota/group.py"
 CREATE = "braze_sends/create.py"
 VERDICT = "braze_sends/verdict.py"
 RETRY = "braze_sends/retry.py"
+REPORTS = "braze_sends/reports.py"
 
 
 @attrs.frozen
@@ -1348,7 +1349,7 @@ FAULTS = (
     Fault(
         "a request cut off is not settled",
         CREATE,
-        old="await self._quietly(self.limiter.finish(ask, held.grant, lost))\n",
+        old="await self._quietly(create, self.limiter.finish(ask, held.grant, lost))\n",
         new="pass\n",
         breaks="A lease whose request was called off is held until its deadline.",
         killer="tests/test_client.py::test_a_create_cancelled_before_sending_leaves_no_trace",
@@ -1364,7 +1365,7 @@ FAULTS = (
     Fault(
         "a store that fails fails the create",
         CREATE,
-        old='            log.warning("settling failed: %s", error)',
+        old="            self._reports.settling_failed(create, error)",
         new="            raise",
         breaks="A send that was created is told as a failure.",
         killer="tests/test_client.py::test_a_store_that_is_down_after_sending_loses_no_id",
@@ -2564,7 +2565,7 @@ FAULTS = (
         CREATE,
         old=(
             "            if create.keeps_lease:\n"
-            "                await self._quietly(self.limiter.close(create.ask))"
+            "                await self._quietly(create, self.limiter.close(create.ask))"
         ),
         new="            pass",
         breaks=(
@@ -2672,17 +2673,17 @@ FAULTS = (
     ),
     Fault(
         "a failure that nobody hears is not logged",
-        CREATE,
-        old="if isinstance(outcome, Exception) and not create.callers:",
-        new="if False:",
+        REPORTS,
+        old="            self._failed(create, outcome)\n",
+        new="            pass\n",
         breaks="What became of a create that its callers left is told nowhere.",
         killer="tests/test_client.py::test_a_cancelled_create_that_fails_is_not_retried",
     ),
     Fault(
         "each failure is logged as unattended",
-        CREATE,
-        old="if isinstance(outcome, Exception) and not create.callers:",
-        new="if isinstance(outcome, Exception):",
+        REPORTS,
+        old="unattended=not create.callers",
+        new="unattended=True",
         breaks="The log says that nobody heard of a failure that was told.",
         killer="tests/quota/test_turns.py::test_a_failure_that_a_caller_hears_is_not_unattended",
     ),

@@ -258,7 +258,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
 
     def finish(
         self, ask: Ask, grant: Grant, answer: Answer, now: float, *, keep: bool = False
-    ) -> None:
+    ) -> bool:
         """Take in how an attempt ended.
 
         Args:
@@ -267,6 +267,9 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             answer: how it ended.
             now: the steady clock.
             keep: whether another attempt of the same create follows on its token.
+
+        Returns:
+            whether the headers were believed.
         """
         lease = self.leases.get(ask.lease)
         mine = lease is not None and lease.attempt == ask.attempt
@@ -298,6 +301,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             self.refusals = 0
         if mine and not believed and not answer.refused:
             self.probe_ended(grant.begun)
+        return believed
 
     def close(self, name: str, undelivered: int | None = None) -> None:
         """Hand back a lease between two attempts; the doubts of its attempts stay.
