@@ -52,6 +52,7 @@ class Create:
         budget: what is left of the wait for quota.
         terms: what its callers asked for.
         started: loop time.
+        watched: whether somebody wants to hear of each step.
         attempts: requests that were made.
         refusal: what the last 429 means to the caller.
         keeps_lease: whether its token is kept for a further attempt.
@@ -66,6 +67,7 @@ class Create:
     budget: WaitBudget
     terms: Terms
     started: float
+    watched: bool = False
     attempts: int = 0
     refusal: BrazeSendsError | None = None
     keeps_lease: bool = False

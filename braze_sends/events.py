@@ -22,7 +22,7 @@ import contextlib
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, ClassVar
 from weakref import ref
@@ -482,19 +482,21 @@ class Audience:
 
     def want(self, kind: type[Event]) -> bool:
         """Whether any of them wants to hear of such an event."""
-        return any(listeners.want(kind) for listeners in self._present())
+        for member in self._members:
+            listeners = member()
+            if listeners is not None and listeners.want(kind):
+                return True
+        return False
 
     def tell(self, event: Event) -> None:
         """Call each of them."""
         told: list[Listener] = []
-        for listeners in self._present():
+        present = [listeners for member in self._members if (listeners := member()) is not None]
+        for listeners in present:
             for listener in listeners.all:
                 if listener not in told:
                     told.append(listener)
                     listeners.call(listener, event)
-
-    def _present(self) -> Iterator[Listeners]:
-        return (listeners for member in self._members if (listeners := member()) is not None)
 
 
 def checked_listeners(value: Any) -> tuple[Listener, ...]:

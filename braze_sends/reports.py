@@ -43,6 +43,7 @@ class Subject(Protocol):
     ask: Ask
     started: float
     attempts: int
+    watched: bool
 
     @property
     def callers(self) -> Collection[object]: ...
@@ -57,7 +58,8 @@ class Reports:
         self._url = url
 
     def started(self, create: Subject) -> None:
-        """A call has begun it."""
+        """A call has begun it. Whether anybody wants each of its steps is asked here alone."""
+        create.watched = self._listeners.want(CreateStarted)
         self._tell(CreateStarted, create)
 
     @contextlib.contextmanager
@@ -83,7 +85,8 @@ class Reports:
 
     def attempt_started(self, create: Subject) -> None:
         """A request is about to be sent."""
-        self._tell(AttemptStarted, create, attempt=create.ask.attempt, url=self._url)
+        if create.watched:
+            self._tell(AttemptStarted, create, attempt=create.ask.attempt, url=self._url)
 
     def attempt_ended(
         self,
@@ -94,7 +97,7 @@ class Reports:
         verdict: Verdict,
     ) -> None:
         """A request has ended; it began at ``started``, loop time."""
-        if self._listeners.want(AttemptEnded):
+        if create.watched:
             self._tell(
                 AttemptEnded,
                 create,
@@ -143,9 +146,11 @@ class Reports:
         """It has its result, or its error."""
         if isinstance(outcome, Exception):
             self._failed(create, outcome)
+        elif not create.watched:
+            pass
         elif outcome.reused:
             self._tell(CreateReused, create, seconds=_since(create.started))
-        elif self._listeners.want(CreateSucceeded):
+        else:
             self._tell(
                 CreateSucceeded,
                 create,

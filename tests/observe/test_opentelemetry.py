@@ -233,9 +233,10 @@ async def test_aiohttp_s_own_instrumentation_makes_no_second_span() -> None:
     instrumentor = AioHttpClientInstrumentor()
     instrumentor.instrument(tracer_provider=telemetry.tracers)
     try:
-        async with FakeBraze() as fake, SendsClient(
-            "test-key", base_url=fake.base_url, on_event=telemetry.listener
-        ) as braze:
+        async with (
+            FakeBraze() as fake,
+            SendsClient("test-key", base_url=fake.base_url, on_event=telemetry.listener) as braze,
+        ):
             await braze.create_send_id("campaign", "send")
             assert 1 == len(telemetry.spans("POST"))
             await braze.ping()
