@@ -22,6 +22,8 @@ CREATE = "braze_sends/create.py"
 VERDICT = "braze_sends/verdict.py"
 RETRY = "braze_sends/retry.py"
 REPORTS = "braze_sends/reports.py"
+EVENTS = "braze_sends/events.py"
+WATCH = "braze_sends/quota/watch.py"
 
 
 @attrs.frozen
@@ -2984,5 +2986,93 @@ FAULTS = (
         new="not slot.certain:",
         breaks="A row is kept for 30 days that nobody asks for.",
         killer="tests/quota/test_bucket.py::test_a_send_in_doubt_that_braze_was_to_name_is_not_handed_on",
+    ),
+    Fault(
+        "each change of a window is its end",
+        WATCH,
+        old="after.reset is None or after.reset > before.reset + SAME_RESET",
+        new="True",
+        breaks="The log says again and again that the window ended.",
+        killer="tests/observe/test_events.py::test_the_end_of_a_window_is_told",
+    ),
+    Fault(
+        "the end of a window is not told",
+        WATCH,
+        old="if before.reset is not None and (",
+        new="if False and (",
+        breaks="An operator does not see the quota become whole.",
+        killer="tests/observe/test_events.py::test_the_end_of_a_window_is_told",
+    ),
+    Fault(
+        "doubts are told the wrong way round",
+        WATCH,
+        old="if doubts > before.status.unconfirmed:",
+        new="if doubts < before.status.unconfirmed:",
+        breaks="An alert on doubts fires when they are cleared.",
+        killer="tests/observe/test_events.py::test_a_doubt_is_told_when_it_begins_and_when_it_ends",
+    ),
+    Fault(
+        "what is learnt is told though nothing has changed",
+        WATCH,
+        old="if before.status != after.status:",
+        new="if True:",
+        breaks="Each transaction is told as news.",
+        killer="tests/observe/test_events.py::test_what_is_learnt_of_the_quota_is_told",
+    ),
+    Fault(
+        "headers that are believed are told as not believed",
+        LIMITER,
+        old="if answer.window is not None and not believed and",
+        new="if answer.window is not None and",
+        breaks="The log doubts each answer.",
+        killer="tests/observe/test_events.py::test_what_is_learnt_of_the_quota_is_told",
+    ),
+    Fault(
+        "a wait is told before it is known",
+        LIMITER,
+        old="if waiter.waits_since is None and not waiter.future.done():",
+        new="if waiter.waits_since is None:",
+        breaks="Each create seems to have waited.",
+        killer="tests/observe/test_events.py::test_a_create_that_is_served_at_once_does_not_wait",
+    ),
+    Fault(
+        "a listener's error ends the create",
+        EVENTS,
+        old="        except Exception:\n            if id(listener)",
+        new="        except ValueError:\n            if id(listener)",
+        breaks="A fault in a dashboard's code loses a send.",
+        killer="tests/observe/test_events.py::test_a_listener_that_raises_is_logged_once_and_harms_nothing",
+    ),
+    Fault(
+        "a closed client is told of the quota",
+        CREATE,
+        old="        self.limiter.audience.remove(self._listeners)\n",
+        new="",
+        breaks="A listener hears of what its client has nothing to do with.",
+        killer="tests/observe/test_events.py::test_a_listener_whose_client_is_gone_hears_nothing",
+    ),
+    Fault(
+        "one of two clients hears of the quota",
+        EVENTS,
+        old="if listener not in told:",
+        new="if not told:",
+        breaks="A dashboard shows old numbers.",
+        killer="tests/observe/test_events.py::test_clients_that_share_a_store_hear_of_its_quota_once_each",
+    ),
+    Fault(
+        "a create that is called off is not told",
+        CREATE,
+        old="        if task.cancelled():\n            self._reports.cancelled(create)\n",
+        new="",
+        breaks="A span never ends.",
+        killer="tests/observe/test_events.py::test_a_create_that_is_called_off_is_told_as_cancelled",
+    ),
+    Fault(
+        "a 401 is no error in the log",
+        EVENTS,
+        old="if self.status in {401, 403}:",
+        new="if False:",
+        breaks="Nobody is told that a key was refused.",
+        killer="tests/observe/test_events.py::test_a_key_that_braze_refuses_is_logged_as_an_error",
     ),
 )

@@ -276,7 +276,9 @@ def test_what_is_learnt_of_the_quota_is_told() -> None:
     """With each change of its numbers."""
 
     async def schedule(world: World, heard: Heard) -> None:
-        await world.client(on_event=heard).create_send_id("campaign")
+        client = world.client(on_event=heard)
+        await client.create_send_id("campaign")
+        await client.quota()  # changes nothing
 
     heard = hear(schedule, daily_limit=100)
     numbers = [(e.used, e.remaining, e.in_flight, e.unconfirmed) for e in heard.of(QuotaLearnt)]
@@ -284,7 +286,8 @@ def test_what_is_learnt_of_the_quota_is_told() -> None:
     assert [None, MIDNIGHT] == [
         e.resets_at and e.resets_at.timestamp() for e in heard.of(QuotaLearnt)
     ]
-    assert 2 == len(heard.of(StoreUsed))
+    assert 3 == len(heard.of(StoreUsed))
+    assert [] == heard.of(HeadersNotBelieved, LimitChanged, ClockCorrected)
 
 
 def test_a_limit_that_changes_is_told() -> None:
@@ -303,6 +306,7 @@ def test_the_end_of_a_window_is_told() -> None:
 
     async def schedule(world: World, heard: Heard) -> None:
         client = world.client(on_event=heard)
+        await client.create_send_id("campaign")
         await client.create_send_id("campaign")
         await asyncio.sleep(120)
         await client.create_send_id("campaign")
@@ -428,6 +432,7 @@ def test_clients_that_share_a_store_hear_of_its_quota_once_each() -> None:
 
     play(schedule)
     assert ours.of(QuotaLearnt) == theirs.of(QuotaLearnt) == shared.of(QuotaLearnt)
+    assert 2 == len(shared.of(QuotaLearnt))
     assert (4, 0) == (len(ours.of(CreateEvent)), len(theirs.of(CreateEvent)))
 
 
