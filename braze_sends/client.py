@@ -65,6 +65,10 @@ class SendsClient:
             window. ``None``: what Braze allows.
         send_id_factory: names a send when the caller does not, so that a retry repeats the same
             pair. ``None``: Braze names it, and an attempt with an unknown outcome is not repeated.
+        allow_http_host: the bare name of one host, besides loopback, to which ``base_url`` may be
+            plain http, for an emulator in a network of your own; else
+            ``BRAZE_SENDS_ALLOW_HTTP_HOST``; else none. The API key travels to it unencrypted, so
+            use a key that is made up. A host of Braze is refused.
 
     Raises:
         ConfigurationError: an argument is unusable; the message says what to do.
@@ -83,6 +87,7 @@ class SendsClient:
         max_rate_limit_wait: float | None = 30.0,
         daily_limit: int | None = None,
         send_id_factory: Callable[[], str] | None = new_send_id,
+        allow_http_host: str | None = None,
     ) -> None:
         try:
             self._settings = Settings.of(
@@ -94,6 +99,7 @@ class SendsClient:
                 max_rate_limit_wait=max_rate_limit_wait,
                 daily_limit=daily_limit,
                 send_id_factory=send_id_factory,
+                allow_http_host=allow_http_host,
             )
         except ConfigurationError as error:
             # Without the frames below, which hold the key and the environment.

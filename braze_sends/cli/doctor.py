@@ -39,6 +39,7 @@ from braze_sends import (
 from braze_sends.cli.common import (
     ERROR,
     api_key,
+    is_loopback,
     moment,
     now,
     print_json,
@@ -173,7 +174,10 @@ class _Doctor:
         why = getattr(ping.error, "os_error", ping.error)  # without aiohttp's words around it
         words = f"{host} port {port}: {_why(why)}; check the base URL, the network and its firewall"
         if not secure:
-            self.tell("TLS", NOT_CHECKED, "plain http on loopback")
+            if is_loopback(host):
+                self.tell("TLS", NOT_CHECKED, "plain http on loopback")
+            else:
+                self.tell("TLS", WARNING, f"plain http: the key travels unencrypted to {host}")
         elif ping.certificate_ends is None:
             self.tell("TLS", FAILED, _no_tls(why, port) or words)
             self.skip("needs TLS", "Server", "Clock")
