@@ -11,7 +11,7 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from tests.servers import braze, running
+from tests.servers import braze
 
 KEY = "key-of-the-examples"
 
@@ -29,7 +29,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 @pytest.fixture
 def braze_for_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Braze, and the environment that points to it, for one block."""
-    with running(fake := braze(api_key=KEY)):
+    with braze(api_key=KEY) as fake:
         monkeypatch.setenv("BRAZE_API_KEY", KEY)
         monkeypatch.setenv("BRAZE_BASE_URL", fake.base_url)
         monkeypatch.chdir(tmp_path)  # they write files

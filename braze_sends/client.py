@@ -69,6 +69,10 @@ class SendsClient:
         on_event: a function, or several, called with each event, see ``braze_sends.events``. They
             are called in the event loop and never awaited. One that raises is logged once, and
             harms no create.
+        allow_http_host: the bare name of one host, besides loopback, to which ``base_url`` may be
+            plain http, for an emulator in a network of your own; else
+            ``BRAZE_SENDS_ALLOW_HTTP_HOST``; else none. The API key travels to it unencrypted, so
+            use a key that is made up. A host of Braze is refused.
 
     Raises:
         ConfigurationError: an argument is unusable; the message says what to do.
@@ -88,6 +92,7 @@ class SendsClient:
         daily_limit: int | None = None,
         send_id_factory: Callable[[], str] | None = new_send_id,
         on_event: Listener | Iterable[Listener] | None = None,
+        allow_http_host: str | None = None,
     ) -> None:
         try:
             self._settings = Settings.of(
@@ -99,6 +104,7 @@ class SendsClient:
                 max_rate_limit_wait=max_rate_limit_wait,
                 daily_limit=daily_limit,
                 send_id_factory=send_id_factory,
+                allow_http_host=allow_http_host,
             )
         except ConfigurationError as error:
             # Without the frames below, which hold the key and the environment.

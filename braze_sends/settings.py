@@ -109,6 +109,7 @@ class Settings:
         max_rate_limit_wait: float | None,
         daily_limit: int | None,
         send_id_factory: Callable[[], str] | None,
+        allow_http_host: str | None = None,
     ) -> Settings:
         """Check every argument, reading ``environ`` where one is ``None``.
 
@@ -116,7 +117,11 @@ class Settings:
             ConfigurationError: an argument is unusable; the message says what to do.
         """
         key = ApiKey(environ.get("BRAZE_API_KEY", "") if api_key is None else api_key)
-        url = checked_base_url(environ.get("BRAZE_BASE_URL", "") if base_url is None else base_url)
+        if allow_http_host is None:
+            allow_http_host = environ.get("BRAZE_SENDS_ALLOW_HTTP_HOST", "").strip() or None
+        url = checked_base_url(
+            environ.get("BRAZE_BASE_URL", "") if base_url is None else base_url, allow_http_host
+        )
         if workspace is None:
             workspace = f"{urlsplit(url).netloc}:{key.digest()}"
         elif not isinstance(workspace, str) or not workspace.strip() or not workspace.isprintable():
@@ -134,12 +139,18 @@ class Settings:
         )
 
 
-def checked_base_url(value: object) -> str:
+def checked_base_url(value: object, allow_http_host: object = None) -> str:
     """``value``, an instance name or a URL, as a URL without a trailing slash.
 
+    Args:
+        value: what the caller gave.
+        allow_http_host: the one host, besides loopback, that may be asked over plain http.
+
     Raises:
-        ConfigurationError: neither a known instance nor a URL the key may travel to.
+        ConfigurationError: neither a known instance nor a URL the key may travel to; or
+            ``allow_http_host`` is not the bare name of a host that may be named there.
     """
+    http_host = None if allow_http_host is None else _checked_http_host(allow_http_host)
     if not isinstance(value, str):
         raise ConfigurationError(f"base_url must be a string, not {type(value).__name__}")
     text = value.strip()
@@ -170,10 +181,11 @@ def checked_base_url(value: object) -> str:
         raise ConfigurationError("base_url must not carry a user name or password")
     if parts.query or parts.fragment or text.endswith(("?", "#")):
         raise ConfigurationError("base_url must not carry a query or fragment")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not _is_loopback(host) and host != http_host:
         raise ConfigurationError(
-            "base_url must be https: plain http would show the API key to the network "
-            "(http is accepted for loopback addresses alone)"
+            "base_url must be https: plain http would show the API key to the network (http is "
+            "accepted for loopback addresses, and for the one host that allow_http_host or "
+            "BRAZE_SENDS_ALLOW_HTTP_HOST names: an emulator, with a key that is made up)"
         )
     if parts.path.rstrip("/").endswith("/sends/id/create"):
         raise ConfigurationError("base_url must end before the endpoint's path, /sends/id/create")
@@ -186,6 +198,25 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _checked_http_host(value: object) -> str:
+    """The host to which the key may travel unencrypted, as ``urlsplit`` writes it."""
+    name = value.lower() if isinstance(value, str) else ""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        if not re.fullmatch(r"[a-z0-9_][a-z0-9_.-]*", name):
+            raise ConfigurationError(
+                "allow_http_host (BRAZE_SENDS_ALLOW_HTTP_HOST) must be the bare name of one host, "
+                "such as braze-emulator, without http:// and port"
+            ) from None
+    if f".{name.rstrip('.')}".endswith((".braze.com", ".braze.eu")):
+        raise ConfigurationError(
+            "allow_http_host (BRAZE_SENDS_ALLOW_HTTP_HOST) must not name a host of Braze: the API "
+            "key would travel unencrypted. Use the https URL"
+        )
+    return name
 
 
 def checked_wait(value: object) -> float | None:

@@ -34,7 +34,12 @@ class _Response(ClientResponse):
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("BRAZE_API_KEY", "BRAZE_BASE_URL", "BRAZE_SENDS_STORE"):
+    for name in (
+        "BRAZE_API_KEY",
+        "BRAZE_BASE_URL",
+        "BRAZE_SENDS_ALLOW_HTTP_HOST",
+        "BRAZE_SENDS_STORE",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -243,6 +243,63 @@ def test_plain_http_is_for_loopback_alone(host: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://braze-emulator:8080", "braze-emulator"),
+        ("http://BRAZE-emulator", "Braze-Emulator"),
+        ("http://braze_emulator.test", "braze_emulator.test"),
+        ("http://10.0.0.1:8080", "10.0.0.1"),
+        ("http://[fd00::2]:8080", "fd00::2"),
+        ("http://127.0.0.1", "braze-emulator"),
+        (URL, "braze-emulator"),
+    ],
+)
+def test_one_more_host_can_be_named_for_plain_http(url: str, name: str) -> None:
+    """The host that is named may be asked over http; https and loopback stay as they are."""
+    assert url == checked_base_url(url, name)
+
+
+@pytest.mark.parametrize(
+    "host", ["other", "braze-emulator.example.com", "x.braze-emulator", "braze-emulator."]
+)
+def test_naming_a_host_allows_no_other(host: str) -> None:
+    """Only that very host is allowed, and the message tells how one is named."""
+    with pytest.raises(ConfigurationError, match=r"https.*BRAZE_SENDS_ALLOW_HTTP_HOST"):
+        checked_base_url(f"http://{host}:8080", "braze-emulator")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "*", "*.example.com", "http://host", "host:80", "host/", "a b", "a,b", "é", 7, True],
+)
+def test_no_blanket_permission_for_plain_http(name: Any) -> None:
+    """Whatever is no bare name of one host is refused, even if the URL does not need it."""
+    with pytest.raises(ConfigurationError, match=r"allow_http_host .* must be the bare name"):
+        checked_base_url(URL, name)
+
+
+@pytest.mark.parametrize("name", ["rest.iad-01.braze.com", "REST.fra-02.braze.eu.", "braze.com"])
+def test_brazes_own_hosts_are_never_asked_over_plain_http(name: str) -> None:
+    """A real key goes to those hosts, so naming one is a mistake."""
+    with pytest.raises(ConfigurationError, match="must not name a host of Braze"):
+        checked_base_url(f"http://{name}", name)
+
+
+def test_the_environment_names_the_host_for_plain_http() -> None:
+    """The variable counts where nothing is passed, an empty one for none."""
+    environ = {"BRAZE_SENDS_ALLOW_HTTP_HOST": " emulator "}
+    url = "http://emulator:8080"
+    assert url == settings(environ, base_url=url).base_url
+    assert url == settings({}, base_url=url, allow_http_host="emulator").base_url
+    assert url == SendsClient(KEY, base_url=url, allow_http_host="emulator").base_url
+    for refused in ({"BRAZE_SENDS_ALLOW_HTTP_HOST": ""}, {}):
+        with pytest.raises(ConfigurationError, match="base_url must be https"):
+            settings(refused, base_url=url)
+    with pytest.raises(ConfigurationError, match="base_url must be https"):
+        settings(environ, base_url=url, allow_http_host="another")
+
+
+@pytest.mark.parametrize(
     ("url", "message"),
     [
         ("https://user:secret@rest.iad-01.braze.com", "user name or password"),

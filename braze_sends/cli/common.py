@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import getpass
+import ipaddress
 import json
 import os
 import signal
@@ -216,6 +217,13 @@ def note(line: str) -> None:
     """One line on stderr; if nobody reads it any more, so be it."""
     with suppress(OSError):
         typer.echo(printable(line), err=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine for sure: an address of loopback, or its usual name."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def printable(text: str) -> str:

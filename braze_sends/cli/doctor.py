@@ -176,8 +176,10 @@ class _Doctor:
             sent = time.time()
             ping = await braze.ping()
             received = time.time()
-        if not secure:
+        if not secure and common.is_loopback(host):
             self.skip("plain http on loopback", "TLS")
+        elif not secure:
+            self.tell("TLS", WARNING, f"plain http: the key travels unencrypted to {host}")
         elif ping.certificate_ends is None:
             self.tell("TLS", FAILED, _no_answer(ping.error, host, port))
             self.skip("needs TLS", "Server", "Clock")

@@ -103,6 +103,22 @@ class Limiter:
             limiter = _limiters[key] = cls(store, workspace, loop)
         return limiter
 
+    @staticmethod
+    def clock_moved(store: Store) -> None:
+        """Let every create that waits on ``store`` look again, since its clock was moved.
+
+        Can be called from any thread.
+        """
+        # A list, since other threads may begin to use the store meanwhile.
+        for limiter in filter(None, [reference() for reference in _limiters.valuerefs()]):
+            limiter.look_again(store)
+
+    def look_again(self, store: Store) -> None:
+        """Look soon who can be served, if this is the limiter's store. From any thread."""
+        if self._store is store:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+                self._loop.call_soon_threadsafe(self._look)
+
     async def acquire(self, ask: Ask, budget: WaitBudget) -> Held | Remembered:
         """Wait for the right to make an attempt.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from email.utils import formatdate
 from http import HTTPStatus
 from types import TracebackType
@@ -14,12 +16,25 @@ from typing import Any, Literal, Self
 import attrs
 from aiohttp import web
 
+from braze_sends.quota.limiter import Limiter
+from braze_sends.stores.memory import MemoryStore
+from braze_sends.stores.store import steady
 from braze_sends.testing.model import MAX_BODY, RATE_LIMIT_HEADERS, BrazeModel, Reply
 
 # The path to Braze is CDN, proxy, app; these come from something before the app.
 _EDGE = frozenset({502, 503, 504})
 
 _SPOILT = {"blank": ("", "", ""), "garbled": ("abc", "-5", "")}
+
+#: Seconds into a window to which ``end_window`` moves the clock. A client may leave out the reset
+#: second, since Braze can refuse in it.
+_INTO_WINDOW = 1.5
+
+#: Seconds between two looks at an event that another thread sets.
+_LOOK = 0.005
+
+#: The most requests, and bytes of a body, that a failed assertion lists.
+_LISTED, _SHOWN = 20, 120
 
 
 @attrs.frozen(kw_only=True)
@@ -37,10 +52,11 @@ class Fault:
             one away.
         drop: cut the connection and give no answer: ``"before"`` the request was handled, or
             ``"after"``, when the pair has been created and counted.
-        delay: seconds before the request is handled, or an ``asyncio.Event`` to wait for. The
-            request is handled even if the client has gone by then, as Braze would.
-        stall: seconds before the answer, when the request has been handled, or an
-            ``asyncio.Event`` to wait for.
+        delay: seconds before the request is handled, or an ``asyncio.Event`` or
+            ``threading.Event`` to wait for. The request is handled even if the client has gone by
+            then, as Braze would.
+        stall: seconds before the answer, when the request has been handled, or an event to wait
+            for.
         commit: with ``status``: the pair is created and counted all the same.
     """
 
@@ -48,8 +64,8 @@ class Fault:
     body: bytes | str | None = None
     headers: Literal["blank", "missing", "garbled"] | Mapping[str, str | None] | None = None
     drop: Literal["before", "after"] | None = None
-    delay: float | asyncio.Event = 0.0
-    stall: float | asyncio.Event = 0.0
+    delay: float | asyncio.Event | threading.Event = 0.0
+    stall: float | asyncio.Event | threading.Event = 0.0
     commit: bool = False
 
 
@@ -77,11 +93,17 @@ class Request:
 
 
 class FakeBraze:
-    """An emulator of ``POST /sends/id/create`` on a real socket, for ``async with``.
+    """An emulator of ``POST /sends/id/create`` on a real socket, for ``with`` or ``async with``.
+
+    ``with`` runs it in a thread of its own, so that it also answers while the caller's thread
+    waits. ``async with`` runs it on the running event loop. It can be constructed outside of an
+    event loop, and is entered once.
 
     Any HTTP client can talk to it. Its windows are those of the wall clock, so a day's quota ends
-    at 00:00 UTC; ``window`` or :meth:`end_window` makes that sooner. It can be constructed outside
-    of an event loop, and is entered once.
+    at 00:00 UTC; ``window`` or :meth:`end_window` makes that sooner.
+
+    Every method and attribute can be used from any thread. ``fault_for`` and ``latency`` are called
+    in the thread of the emulator.
 
     Args:
         host: the address to listen on.
@@ -89,7 +111,10 @@ class FakeBraze:
         latency: see below. All other arguments are those of the model, and explained there.
 
     Attributes:
-        base_url: where it listens, without a trailing slash; empty before it does.
+        base_url: where it listens, without a trailing slash; empty before it does. If it listens on
+            all addresses, this is the one of loopback.
+        store: a quota store for the clients under test. Its clock is the one that
+            :meth:`end_window` moves, so a client with this store notices that the window ended.
         model: the endpoint behind the socket, with all its state and its readings of what Braze
             leaves open (see :class:`braze_sends.testing.model.BrazeModel`).
         requests: every request in the order of arrival.
@@ -135,6 +160,9 @@ class FakeBraze:
         self.latency = latency
         self.clock_offset = 0.0
         self.peak_in_flight = 0
+        self.store = MemoryStore(clock=self._steady, wall=lambda: self.now)
+        self._lock = threading.Lock()  # held while the model is used
+        self._thread: threading.Thread | None = None
         self._script: deque[Fault | None] = deque()
         self._handlers: set[asyncio.Task[Any]] = set()
         self._host = host
@@ -149,7 +177,8 @@ class FakeBraze:
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)
         await site.start()
-        self.base_url = site.name
+        url = site.name.replace("//0.0.0.0:", "//127.0.0.1:")
+        self.base_url = url.replace("//[::]:", "//[::1]:")
         return self
 
     async def __aexit__(
@@ -160,10 +189,41 @@ class FakeBraze:
     ) -> None:
         await self._runner.cleanup()
 
+    def __enter__(self) -> Self:
+        started: Future[Callable[[], object]] = Future()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(started)), name="FakeBraze", daemon=True
+        )
+        self._thread.start()
+        self._stop = started.result()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._thread is not None  # noqa: S101  # ``__enter__`` came before
+        self._stop()
+        self._thread.join()
+
+    async def _serve(self, started: Future[Callable[[], object]]) -> None:
+        """Run in the thread until what ``started`` gives is called."""
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            await self.__aenter__()
+        except Exception as error:
+            started.set_exception(error)
+            return
+        started.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
+        await stopped.wait()
+        await self.__aexit__(None, None, None)
+
     @property
     def created(self) -> list[tuple[str, str]]:
-        """The pairs ``(campaign_id, send_id)`` that exist, in the order of creation."""
-        return self.model.created
+        """The pairs ``(campaign_id, send_id)`` that exist by now, in the order of creation."""
+        return self.model.created.copy()
 
     @property
     def refused(self) -> int:
@@ -173,7 +233,8 @@ class FakeBraze:
     @property
     def remaining(self) -> int:
         """Slots that are left in the current window."""
-        return self.model.remaining(self._now())
+        with self._lock:
+            return self.model.remaining(self._now())
 
     @property
     def daily_limit(self) -> int:
@@ -196,18 +257,62 @@ class FakeBraze:
 
     def spend(self, n: int) -> None:
         """Let other users of the workspace take ``n`` slots, or what is left if that is less."""
-        self.model.spend(n, self._now())
+        with self._lock:
+            self.model.spend(n, self._now())
 
     def end_window(self) -> None:
-        """End the current window: Braze's clock jumps to where the next one begins."""
-        self.model.end_window(self._now())
+        """End the current window: the clocks of Braze and of ``store`` jump into the next one.
+
+        They jump to 1.5 seconds after its beginning, or to the middle of a window that is shorter
+        than 3 seconds. Creates that wait for quota in ``store`` go on. A client with another store
+        goes by its own clock: once it has seen the quota used up, it asks nothing until the time
+        of the reset has come.
+        """
+        with self._lock:
+            self.model.end_window(self._now())
+            self.model.skip += min(_INTO_WINDOW, self.model.window / 2)
+        Limiter.clock_moved(self.store)
 
     def script(self, *faults: Fault | None) -> None:
         """Queue faults. Each request to come uses up one, ``None`` being none for that one."""
         self._script.extend(faults)
 
+    def assert_created(self, campaign_id: str, *send_ids: str) -> None:
+        """Assert that a campaign has these send IDs, in any order, and no others.
+
+        Args:
+            campaign_id: the campaign. Those of other campaigns do not matter.
+            send_ids: its send IDs; none to assert that it has none.
+
+        Raises:
+            AssertionError: it has others. The message lists what is missing, what was created,
+                how many requests were refused, and the last 20 requests.
+        """
+        __tracebackhide__ = True  # pytest shows the line of the test
+        created = self.created
+        found = [send_id for campaign, send_id in created if campaign == campaign_id]
+        if set(found) == set(send_ids):
+            return
+        requests = self.requests.copy()
+        asked = [_told(request) for request in requests[-_LISTED:]]
+        if len(requests) > _LISTED:
+            asked.insert(0, f"({len(requests) - _LISTED} earlier ones)")
+        lines = [
+            f"the send IDs of campaign {campaign_id!r} are not the expected ones",
+            f"missing: {_listed(send_id for send_id in send_ids if send_id not in found)}",
+            f"not expected: {_listed(send_id for send_id in found if send_id not in send_ids)}",
+            f"created: {_listed(created)}",
+            f"refused, because the quota was used up: {self.refused}",
+            f"asked: {len(requests)}",
+            *(f"  {request}" for request in asked),
+        ]
+        raise AssertionError("\n  ".join(lines))
+
     def _now(self) -> float:
         return time.time() + self.clock_offset
+
+    def _steady(self) -> float:
+        return steady() + self.model.skip
 
     async def _cancel(self, _app: web.Application) -> None:
         # Else a request that stalls would hold up the end of ``async with``.
@@ -237,17 +342,18 @@ class FakeBraze:
         self.requests.append(request)
         fault = self._next_fault(request) or Fault()
 
-        await _passed(fault.delay)
+        await self._passed(fault.delay)
         if fault.drop == "before":
             return _cut(incoming)
-        now = self._now()
-        if fault.status is None or fault.commit:
-            reply = self.model.handle(request.method, request.path, headers, body, now)
-        if fault.status is not None:
-            reply = self.model.answer(fault.status, now)
+        with self._lock:
+            now = self._now()
+            if fault.status is None or fault.commit:
+                reply = self.model.handle(request.method, request.path, headers, body, now)
+            if fault.status is not None:
+                reply = self.model.answer(fault.status, now)
         latency = self.latency() if callable(self.latency) else self.latency
         await asyncio.sleep(latency)
-        await _passed(fault.stall)
+        await self._passed(fault.stall)
         if fault.drop == "after":
             return _cut(incoming)
         # Of the moment of answering, as a proxy in front of the app writes it.
@@ -261,9 +367,28 @@ class FakeBraze:
             return self._script.popleft()
         return self.fault_for(request) if self.fault_for is not None else None
 
+    async def _passed(self, pause: float | asyncio.Event | threading.Event) -> None:
+        if isinstance(pause, float | int):
+            await asyncio.sleep(pause)
+        elif isinstance(pause, asyncio.Event) and self._thread is None:
+            await pause.wait()
+        else:
+            # Whoever sets it is in another thread, and does not wake this event loop.
+            while not pause.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK)
 
-async def _passed(pause: float | asyncio.Event) -> None:
-    await (pause.wait() if isinstance(pause, asyncio.Event) else asyncio.sleep(pause))
+
+def _listed(things: Iterable[object]) -> str:
+    return ", ".join(map(repr, things)) or "nothing"
+
+
+def _told(request: Request) -> str:
+    """One line on a request."""
+    body = request.body[:_SHOWN].decode(errors="replace")
+    more = "…" if len(request.body) > _SHOWN else ""
+    outcome = "no answer" if request.status is None else f"status {request.status}"
+    key = "" if request.authorized else ", not the key of this emulator"
+    return f"{request.method} {request.path} {body!r}{more}: {outcome}{key}"
 
 
 def _cut(incoming: web.Request) -> web.Response:

@@ -387,7 +387,7 @@ def test_emulator_needs_a_free_port(run: Run) -> None:
         result = run("emulator", "--port", str(port))
 
     assert (1, "") == (result.exit_code, result.stdout)
-    assert result.stderr.startswith(f"error: cannot listen on port {port}: ")
+    assert result.stderr.startswith(f"error: cannot listen on port {port} of 127.0.0.1: ")
     assert 1 == result.stderr.count("\n")
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import http.client
+import importlib
 import io
 import json
 import logging
-import runpy
+import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -20,12 +25,14 @@ import attrs
 import pytest
 import pytest_asyncio
 
+from braze_sends import MemoryStore, QuotaExhaustedError, SendsClient, testing
+from braze_sends.quota.limiter import Limiter
 from braze_sends.testing import FakeBraze, Fault, plugin
 from braze_sends.testing.fake import Request
 from braze_sends.testing.model import MAX_BODY, PATH, RATE_LIMIT_HEADERS, Reply
 from tests.conftest import StoppedClock
 from tests.servers import braze
-from tests.waiting import PATIENCE, until
+from tests.waiting import PATIENCE, until, wait_until
 
 GOOD = {"Authorization": "Bearer test-key", "Content-Type": "application/json"}
 TRIPLE = [name.lower() for name in RATE_LIMIT_HEADERS]
@@ -497,13 +504,268 @@ async def test_an_idle_connection_does_not_hold_up_the_end() -> None:
         assert [] == server.connections
 
 
-async def test_the_fixture_is_a_running_emulator(fake_braze: FakeBraze) -> None:
-    """The plugin's fixture is a running emulator."""
+# --- in a thread of its own ----------------------------------------------------------------------
+
+
+def ask(fake: FakeBraze, send_id: str) -> int:
+    """Ask for a pair, and stand still until the answer comes; its status."""
+    content = json.dumps({"campaign_id": "c", "send_id": send_id}).encode()
+    request = urllib.request.Request(fake.base_url + PATH, content, GOOD)  # noqa: S310  # http
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_the_fixture_answers_while_a_synchronous_test_waits(fake_braze: FakeBraze) -> None:
+    """A synchronous test can script the emulator, ask it, and look at what it did."""
+    fake_braze.script(None, Fault(status=500))
+    fake_braze.spend(98)
+
+    assert [201, 500, 201, 429] == [ask(fake_braze, f"s{n}") for n in range(4)]
+    assert [("c", "s0"), ("c", "s2")] == fake_braze.created
+    assert [201, 500, 201, 429] == [request.status for request in fake_braze.requests]
+    assert (1, 0, 0) == (fake_braze.refused, fake_braze.remaining, fake_braze.in_flight)
+
+
+async def test_the_fixture_answers_in_an_asynchronous_test(fake_braze: FakeBraze) -> None:
+    """An asynchronous test can use the same fixture, from its own event loop."""
     assert 201 == (await post(fake_braze)).status
 
 
-def test_the_plugin_loads_without_pytest_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pytest-asyncio is missing the plugin still loads, with a fixture of pytest's own."""
-    monkeypatch.setitem(sys.modules, "pytest_asyncio", None)
+def test_a_test_with_the_fixture_begins_at_noon(fake_braze: FakeBraze) -> None:
+    """Twelve hours are left of the day, and it is today's."""
+    day, seconds = divmod(fake_braze.now, 86_400.0)
 
-    assert pytest.fixture is runpy.run_path(plugin.__file__)["fixture"]
+    assert 43_200 <= seconds < 43_200 + PATIENCE
+    assert day in {time.time() // 86_400.0, (time.time() - PATIENCE) // 86_400.0}
+
+
+def test_many_threads_use_it_at_once(fake_braze: FakeBraze) -> None:
+    """Whatever threads do at once, each slot is counted."""
+
+    def use(n: int) -> int:
+        fake_braze.spend(1)
+        return ask(fake_braze, f"s{n}")
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(use, range(40)))
+
+    assert {201} == set(statuses)
+    assert (40, 20) == (len(set(fake_braze.created)), fake_braze.remaining)
+
+
+@pytest.mark.parametrize("pause", ["delay", "stall"])
+async def test_the_fixture_waits_for_an_event_of_the_test(
+    fake_braze: FakeBraze, pause: str
+) -> None:
+    """An asyncio event that the test's own loop sets lets the request go on."""
+    event = asyncio.Event()
+    fake_braze.script(Fault(**{pause: event}))  # type: ignore[arg-type]
+    asking = asyncio.create_task(post(fake_braze, "s"))
+    await until(lambda: fake_braze.requests)
+    assert 201 == (await post(fake_braze, "meanwhile")).status
+    assert not asking.done()
+    event.set()
+
+    assert 201 == (await asking).status
+
+
+async def test_a_threading_event_is_waited_for_on_the_running_loop(fake: FakeBraze) -> None:
+    """Under ``async with``, a request that waits for a thread's event holds up no other."""
+    event = threading.Event()
+    fake.script(Fault(delay=event))
+    asking = asyncio.create_task(post(fake, "s"))
+    await until(lambda: fake.requests)
+    assert 201 == (await post(fake, "meanwhile")).status
+    event.set()
+
+    assert 201 == (await asking).status
+
+
+def test_a_waiting_request_does_not_hold_up_the_end_of_the_thread() -> None:
+    """When the block ends, the client that still waits is cut off, and the thread has ended."""
+    with ThreadPoolExecutor(1) as pool:
+        with braze() as fake:
+            fake.script(Fault(delay=threading.Event()))
+            waiting = pool.submit(ask, fake, "s")
+            wait_until(lambda: fake.requests)
+
+        assert isinstance(waiting.exception(PATIENCE), http.client.RemoteDisconnected)
+        assert "FakeBraze" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_port_that_is_taken_is_an_error_in_the_callers_thread(fake_braze: FakeBraze) -> None:
+    """The error is raised where the emulator was started."""
+    port = int(fake_braze.base_url.rpartition(":")[2])
+    with pytest.raises(OSError, match="address already in use"), FakeBraze(port=port):
+        pass
+
+    gc.collect()
+
+
+def test_on_all_addresses_its_url_is_that_of_loopback() -> None:
+    """The URL can be used on this machine, also by a client that refuses http to others."""
+    with braze(host="0.0.0.0") as fake:  # noqa: S104
+        assert fake.base_url.startswith("http://127.0.0.1:")
+        assert 201 == ask(fake, "s")
+
+
+# --- the end of a window, as a client sees it ----------------------------------------------------
+
+
+def client(fake: FakeBraze, store: MemoryStore | None = None, **options: Any) -> SendsClient:
+    """A client of the emulator, by default with its store."""
+    store = fake.store if store is None else store
+    return SendsClient("test-key", base_url=fake.base_url, store=store, **options)
+
+
+async def test_a_client_with_its_store_notices_the_end_of_the_window(
+    fake_braze: FakeBraze,
+) -> None:
+    """100 are created, the 101st is refused, and after the end of the window the next succeeds."""
+    async with client(fake_braze) as sends:
+        for _ in range(3):
+            await asyncio.gather(*(sends.create_send_id("c") for _ in range(100)))
+            with pytest.raises(QuotaExhaustedError):
+                await sends.create_send_id("c")
+            fake_braze.end_window()
+
+    assert (300, 0) == (len(fake_braze.created), fake_braze.refused)
+
+
+async def test_a_create_that_waits_goes_on_when_the_window_is_ended(
+    fake_braze: FakeBraze,
+) -> None:
+    """A create that would wait until midnight is served, though no time has passed."""
+    fake_braze.daily_limit = 1
+    async with client(fake_braze, max_rate_limit_wait=None) as sends:
+        await sends.create_send_id("c", "first")
+        waiting = asyncio.create_task(sends.create_send_id("c", "second"))
+        await until(lambda: Limiter.of(fake_braze.store, sends._settings.workspace).waiting)
+        fake_braze.end_window()
+
+        assert "second" == (await waiting).send_id
+    fake_braze.assert_created("c", "first", "second")
+
+
+def test_a_window_is_ended_after_the_loop_of_a_client(fake_braze: FakeBraze) -> None:
+    """A synchronous test can end the window between two event loops that use one client."""
+    fake_braze.daily_limit = 1
+    sends = client(fake_braze)
+    asyncio.run(sends.create_send_id("c", "first"))
+    fake_braze.end_window()
+    asyncio.run(sends.create_send_id("c", "second"))
+    asyncio.run(sends.close())
+
+    fake_braze.assert_created("c", "first", "second")
+
+
+async def test_a_client_with_another_store_notices_it_when_it_has_forgotten(
+    fake_braze: FakeBraze,
+) -> None:
+    """A client by its own clock is still refused, and no more after ``forget_quota``."""
+    fake_braze.daily_limit = 1
+    async with client(fake_braze, MemoryStore()) as sends:
+        await sends.create_send_id("c", "first")
+        fake_braze.end_window()
+        with pytest.raises(QuotaExhaustedError):
+            await sends.create_send_id("c", "second")
+        await sends.forget_quota()
+        await sends.create_send_id("c", "second")
+
+    assert 2 == len(fake_braze.requests)
+
+
+def test_a_short_window_is_ended_in_the_middle_of_the_next() -> None:
+    """The clock never jumps over a window."""
+    fake = FakeBraze(window=1.0)
+    before = fake.now // 1.0
+    fake.end_window()
+
+    assert before + 1.0 <= fake.now // 1.0
+    assert fake.model.skip < 2.0
+
+
+# --- assertions ----------------------------------------------------------------------------------
+
+
+def test_what_was_created_can_be_asserted(fake_braze: FakeBraze) -> None:
+    """The send IDs of one campaign are compared in any order, and none can be expected."""
+    for send_id in ("one", "two"):
+        ask(fake_braze, send_id)
+
+    fake_braze.assert_created("c", "two", "one")
+    fake_braze.assert_created("another")
+
+
+def test_a_failed_assertion_shows_what_was_created_refused_and_asked(
+    fake_braze: FakeBraze,
+) -> None:
+    """The message tells the difference and every request, and shows no key."""
+    fake_braze.daily_limit = 1
+    fake_braze.script(None, None, Fault(drop="before"))
+    ask(fake_braze, "one")
+    ask(fake_braze, "two")
+    with pytest.raises(http.client.RemoteDisconnected):
+        ask(fake_braze, "three")
+    long = urllib.request.Request(  # noqa: S310  # http
+        f"{fake_braze.base_url}/other", b"x" * 200, {"Authorization": "Bearer s3cret"}
+    )
+    with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+        urllib.request.urlopen(long, timeout=PATIENCE)  # noqa: S310
+    refused.value.close()
+    with pytest.raises(AssertionError) as failed:
+        fake_braze.assert_created("c", "two")
+
+    body = '{"campaign_id": "c", "send_id": "%s"}'
+    assert str(failed.value).splitlines() == [
+        "the send IDs of campaign 'c' are not the expected ones",
+        "  missing: 'two'",
+        "  not expected: 'one'",
+        "  created: ('c', 'one')",
+        "  refused, because the quota was used up: 1",
+        "  asked: 4",
+        f"    POST {PATH} {body % 'one'!r}: status 201",
+        f"    POST {PATH} {body % 'two'!r}: status 429",
+        f"    POST {PATH} {body % 'three'!r}: no answer",
+        f"    POST /other {'x' * 120!r}…: status 404, not the key of this emulator",
+    ]
+
+
+def test_a_failed_assertion_shows_the_last_twenty_requests(fake_braze: FakeBraze) -> None:
+    """Of many requests the message counts the earlier ones."""
+    for n in range(22):
+        ask(fake_braze, f"s{n}")
+    with pytest.raises(AssertionError) as failed:
+        fake_braze.assert_created("c")
+
+    lines = str(failed.value).splitlines()
+    assert ["  asked: 22", "    (2 earlier ones)"] == lines[5:7]
+    assert 20 == len(lines[7:])
+
+
+# --- the plugin ----------------------------------------------------------------------------------
+
+
+@pytest.mark.process
+def test_the_plugin_imports_little() -> None:
+    """pytest loads the plugin in every run: it imports neither asyncio nor aiohttp nor attrs."""
+    script = "import sys, braze_sends.testing.plugin; print(*sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert "braze_sends.testing.plugin" in told
+    assert not {"aiohttp", "asyncio", "attrs", "cattrs", "pytest_asyncio"} & {*told}
+
+
+def test_the_package_has_the_names_that_it_lists() -> None:
+    """Each public name can be imported, ``dir`` shows it, and another is an ``AttributeError``."""
+    package = importlib.import_module("braze_sends.testing")
+
+    assert {*testing.__all__} <= {*dir(package)}
+    assert all(hasattr(package, name) for name in testing.__all__)
+    assert not hasattr(package, "Fake")
