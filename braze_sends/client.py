@@ -1,4 +1,4 @@
-"""``SendsClient``: what a user holds. How a create goes is in ``create``."""
+"""``SendsClient``: the object that a user holds. ``create.py`` has the course of one create."""
 
 from __future__ import annotations
 
@@ -55,15 +55,16 @@ class SendsClient:
         store: where the quota lives: a ``Store``, or a URL (``memory://``, ``sqlite:///quota.db``,
             ``redis://host/0``); else ``BRAZE_SENDS_STORE``; else memory of its own. A store that
             is passed is not closed.
-        session: your own ``aiohttp.ClientSession`` with its proxies, TLS and tracing; it is not
-            closed. Its loop is the one that the client can be used from.
+        session: your own ``aiohttp.ClientSession`` with its proxies, TLS and tracing. The client
+            does not close the session, and can be used from the loop of the session alone.
         timeout: seconds for one attempt, more than 0 and at most 3,600, or an
             ``aiohttp.ClientTimeout`` (5 minutes in all if it sets no total).
         max_retries: attempts after the first, 0 or more.
         max_rate_limit_wait: seconds that one call may wait for quota, all its waits together; 0
-            never waits, ``None`` waits for ever. A wait known to be longer raises at once.
-        daily_limit: your own limit, 0 or more: never more than this created through the store in a
-            window. ``None``: what Braze allows.
+            never waits, ``None`` waits for ever. A call that would have to wait longer raises at
+            once, if that is known.
+        daily_limit: your own limit, 0 or more. Once so many sends were created through the store in
+            a window, this client creates no more in the window. ``None``: what Braze allows.
         send_id_factory: names a send when the caller does not, so that a retry repeats the same
             pair. ``None``: Braze names it, and an attempt with an unknown outcome is not repeated.
         on_event: a function, or several, called with each event, see ``braze_sends.events``. They
@@ -107,7 +108,7 @@ class SendsClient:
                 allow_http_host=allow_http_host,
             )
         except ConfigurationError as error:
-            # Without the frames below, which hold the key and the environment.
+            # The frames inside ``Settings.of`` hold the key and the environment: they are cut off.
             raise error.with_traceback(None) from None
         finally:
             del api_key  # some tools print the locals of a traceback
@@ -174,11 +175,11 @@ class SendsClient:
         """Create a send ID.
 
         A pair that was created through this store in the last 30 days comes back as ``reused``:
-        no request, no quota. Braze does not say what it answers to a pair that it has and the
-        store has not.
+        no request, no quota. Braze does not document how it answers a pair that exists at Braze,
+        but is not in the store.
 
-        Cancelling this call before its request has left leaves no trace. Afterwards the request
-        runs to its end without you, and what it created is remembered.
+        If you cancel this call before its request has left, no trace stays. If you cancel the call
+        later, the request runs to its end without you, and the store remembers the send ID.
 
         Args:
             campaign_id: the campaign's API identifier.
@@ -186,14 +187,15 @@ class SendsClient:
             max_rate_limit_wait: seconds, 0 or more, that this call may wait for quota; 0 never
                 waits, ``None`` waits for ever. Left out: the client's own.
             headroom: slots to leave untouched for others, 0 or more. While nothing is known of the
-                quota one request may go all the same: its answer tells the limit.
+                quota, one request may go in spite of the headroom: its answer tells the limit.
 
         Returns:
             the send ID, with the number of attempts and the rate limit that Braze told.
 
         Raises:
-            ConfigurationError: an argument is unusable, or another running loop uses the client,
-                and nothing was sent; or the client was closed, and ``quota_spent`` tells.
+            ConfigurationError: an argument is unusable, or another running loop uses the client;
+                nothing was sent. Or the client was closed while this call waited; then
+                ``quota_spent`` tells whether a slot is gone.
             QuotaExhaustedError: no quota within the wait allowed.
             StoreError: the quota's store cannot be used; nothing was sent.
             APIConnectionError: no answer came, after all retries.
@@ -372,12 +374,13 @@ class SendsClient:
         return Batch(self.create_send_id, creates, grace, wait, headroom)
 
     def _wait(self, seconds: float | _Unset | None) -> float | None:
+        """How long a call may wait for quota: the call's own value, else the client's."""
         if isinstance(seconds, _Unset):
             return self._settings.max_rate_limit_wait
         return checked_wait(seconds)
 
     def _creates(self) -> Creates:
-        """Those of the running loop; the client moves on from a loop that has ended."""
+        """The creates of the running loop. After a loop has ended, the next loop gets new ones."""
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ConfigurationError("this client is closed; make a new one")
@@ -400,6 +403,7 @@ class SendsClient:
         return self._creates_of_loop
 
     def _named(self, campaign_id: str, send_id: str | None) -> CreateSendId:
+        """The request, checked. ``send_id_factory`` names the send where the caller does not."""
         factory = self._settings.send_id_factory
         request = protocol.check_request(CreateSendId(campaign_id, send_id))
         if send_id is None and factory is not None:

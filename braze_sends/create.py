@@ -1,9 +1,9 @@
 """One create from top to bottom.
 
 A create runs in a task of its own, so that callers come and go. Callers that ask for the same on
-the same terms share one (*single flight*). A create that nobody waits for any more is called off if
-its request has not left, and otherwise runs to the end of its attempt, since aborting it would
-waste the slot and the truth.
+the same terms share one create (*single flight*). When the last caller leaves, the create is
+called off, unless its request is on its way. Then the create runs to the end of its attempt:
+aborting the request would waste the slot, and nobody would learn what became of the send.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from braze_sends.stores.store import Remembered
 from braze_sends.transport import Exchange, Transport
 from braze_sends.verdict import Verdict, judge
 
-#: A request, the wait and the headroom: calls that share them share a create.
+#: The request, the wait and the headroom. Calls with equal terms share one create.
 Terms = tuple[CreateSendId, float | None, int]
 
 
@@ -48,18 +48,19 @@ class Create:
 
     Attributes:
         request: the pair to create.
-        ask: what the limiter is asked; its ``attempt`` counts.
+        ask: the question to the limiter. ``ask.attempt`` numbers the attempts, also an attempt that
+            only waited for quota.
         budget: what is left of the wait for quota.
         terms: what its callers asked for.
         started: loop time.
         watched: whether somebody wants to hear of each step.
-        attempts: requests that were made.
-        refusal: what the last 429 means to the caller.
-        keeps_lease: whether its token is kept for a further attempt.
-        exchange: the request that is out.
-        callers: what those who wait for the result await.
+        attempts: how many requests were made.
+        refusal: the error that the last 429 means to the caller, or ``None``.
+        keeps_lease: whether its lease stays open for a further attempt.
+        exchange: the request of the attempt under way, ``None`` between two attempts.
+        callers: one future for each caller, who awaits it.
         closing: whether the client is being closed.
-        task: what runs it.
+        task: the task that runs the create.
     """
 
     request: CreateSendId
@@ -77,7 +78,7 @@ class Create:
     task: asyncio.Task[None] = attrs.field(init=False)
 
     def call_off(self) -> bool:
-        """Stop, unless a request has left; whether it stops."""
+        """Stop the create, unless a request is on its way. Returns whether the create stops."""
         if self.exchange is not None and self.exchange.sent:
             return False
         if self.exchange is not None:
@@ -90,11 +91,13 @@ class Creates:
     """The creates of one client in one event loop.
 
     Attributes:
-        limiter: what gives them their tokens.
+        limiter: gives the creates their leases.
         rate_limit: the rate-limit headers that were seen last.
-        running: those that have not ended.
-        pair_waits: those that wait only for their own pair, which is under way elsewhere.
-        on_pair_waits: called when ``pair_waits`` changes, or one of these gets another caller.
+        running: the creates that have not ended.
+        pair_waits: the creates that wait only until another create of the same pair has ended, on
+            other terms or in another process.
+        on_pair_waits: functions that are called when ``pair_waits`` changes, and when a create in
+            ``pair_waits`` gets another caller.
     """
 
     def __init__(
@@ -122,8 +125,8 @@ class Creates:
     async def create(self, request: CreateSendId, wait: float | None, headroom: int) -> SendId:
         """Create a send ID, or share the create that is under way for it."""
         terms = request, wait, headroom
-        # On other terms, the limiter sees to it that a pair is one request; one that Braze is to
-        # name is shared by nobody.
+        # Calls on other terms get a create of their own: the limiter lets one create of a pair send
+        # at a time. Nobody shares a create whose send Braze is to name.
         create = None if request.send_id is None else self._by_terms.get(terms)
         if create is None:
             return await self._wait(self._start(terms))
@@ -132,9 +135,10 @@ class Creates:
         return await self._join(create)
 
     async def settled(self) -> None:
-        """Wait for what nobody waits for any more: undone if it was not sent, else settled.
+        """Wait for the end of the creates that have no caller any more.
 
-        One attempt's timeout at most: somebody may join one, whose wait is then for them.
+        The wait takes one attempt's timeout at most: a new caller may join such a create, which
+        then goes on for that caller.
         """
         left = [create for create in self.running if not create.callers]
         await _ended(left, self._transport.seconds)
@@ -179,7 +183,7 @@ class Creates:
             caller.cancel()  # the create was called off, or the loop is ending
 
     def _forget(self, create: Create) -> None:
-        """Let nobody join it any more."""
+        """Let no further call join the create."""
         if self._by_terms.get(create.terms) is create:
             del self._by_terms[create.terms]
 
@@ -189,11 +193,14 @@ class Creates:
             return await self._wait(create)
 
     async def _wait(self, create: Create) -> SendId:
+        """Wait for the result, as one of the callers. The last caller who leaves early calls the
+        create off."""
         caller: asyncio.Future[SendId] = asyncio.get_running_loop().create_future()
         create.callers.add(caller)
         try:
             return await caller
         except asyncio.CancelledError:
+            # Nobody cancelled our own task: ``close`` has ended the create, and so the future.
             ours = asyncio.current_task()
             if create.closing and ours and not ours.cancelling():
                 raise ConfigurationError(
@@ -222,8 +229,11 @@ class Creates:
     # --- the create ------------------------------------------------------------------------------
 
     async def _run(self, create: Create) -> None:
-        """Run a create, and tell its callers, who wake one turn of the loop earlier than they would
-        by its task."""
+        """Run a create, and give its callers the outcome.
+
+        A caller awaits a future of its own, and so wakes one turn of the loop earlier than by
+        awaiting the task.
+        """
         outcome: SendId | Exception
         try:
             outcome = await self._outcome(create)
@@ -252,14 +262,14 @@ class Creates:
                     for_ever=create.budget.left == math.inf,
                 )
         except BrazeSendsError as error:  # no verdict: nothing was sent in this attempt
-            told = error
+            final = error
             if isinstance(error, QuotaExhaustedError) and create.refusal is not None:
-                told = create.refusal
-            told.campaign_id = create.request.campaign_id
-            told.send_id = create.request.send_id
+                final = create.refusal  # Braze's own 429 says more than the wait that followed
+            final.campaign_id = create.request.campaign_id
+            final.send_id = create.request.send_id
             if create.budget.in_doubt:
-                told.quota_spent = None
-            raise told from None
+                final.quota_spent = None
+            raise final from None
         finally:
             if create.keeps_lease:
                 await self._quietly(create, self.limiter.close(create.ask))
@@ -268,9 +278,10 @@ class Creates:
         return verdict.outcome
 
     def _may_repeat(self, create: Create, verdict: Verdict) -> bool:
-        """Whether another attempt is safe, and worth it to those who wait.
+        """Whether another attempt is safe, and within the budget of the callers.
 
-        The pause that Braze asks for is taken from their budget: no silent sleep for hours.
+        The pause that Braze asks for is subtracted from the budget here, so that no call sleeps
+        silently for hours.
         """
         if create.closing or not create.callers or not verdict.safe:
             return False
@@ -282,7 +293,10 @@ class Creates:
         return await self._attempt(create)
 
     async def _attempt(self, create: Create) -> Verdict:
-        """One grant, one request, one answer."""
+        """Make one attempt: get a lease, send one request, judge the answer, settle the lease.
+
+        If the store remembers the pair, no request is sent.
+        """
         request, key = create.request, self._settings.api_key
         ask = create.ask
         held = await self.limiter.acquire(ask, create.budget)
@@ -296,7 +310,8 @@ class Creates:
         try:
             reply = await self._transport.send(protocol.build_body(request), exchange)
         except BaseException as error:
-            # Called off before the first byte; or the loop is ending, and takes the answer with it.
+            # The create was called off before the first byte, or the session cannot be used. Or
+            # the loop is ending, and the answer is lost.
             lost = Answer(spent=None if exchange.sent else False, in_doubt=exchange.sent)
             self._reports.attempt_broke_off(create, started, error, lost)
             await self._quietly(create, self.limiter.finish(ask, held.grant, lost))
@@ -315,6 +330,7 @@ class Creates:
         )
         if isinstance(verdict.outcome, BrazeSendsError):
             if verdict.answer.in_doubt:
+                # A doubt of the pair may be this attempt's from now on, see ``WaitBudget``.
                 create.budget.in_doubt, create.budget.undoubted = True, False
             if verdict.answer.refused:
                 create.refusal = verdict.outcome
@@ -330,9 +346,11 @@ class Creates:
         return verdict
 
     async def _quietly(self, create: Create, settling: Coroutine[Any, Any, None]) -> None:
-        """Settle; what was created is returned, and what went wrong is told, even if this fails.
+        """Settle an attempt, or its lease, with the store. A failure of the store is reported, not
+        raised: the caller gets the result of the attempt all the same.
 
-        The store then takes the attempt for one in doubt, when the lease's deadline has passed.
+        After such a failure the lease stays open until its deadline. The rule then takes an attempt
+        that was not settled for one in doubt.
         """
         try:
             await settling
@@ -346,7 +364,7 @@ async def _ended(creates: list[Create], timeout: float | None = None) -> None:  
 
 
 def reused(request: CreateSendId, memory: Remembered, attempts: int = 0) -> SendId:
-    """What is remembered of a pair, as a result."""
+    """The result for a pair that the store remembers, and whose send ID exists."""
     return SendId(
         campaign_id=request.campaign_id,
         send_id=str(memory.send_id),

@@ -4,10 +4,11 @@ Pass a function, or several, as ``SendsClient(on_event=…)``. Each is called wi
 loop of the client, and is never awaited. All events also go to the logger ``braze_sends``: the
 message is the event's name with its fields, and the record has the fields too (``extra``).
 
-The events of one create have the same value in ``create``. They come in this order::
+The events of one create have the same value in ``create``. They come in this order; the lines in
+the middle are repeated for each attempt::
 
     CreateStarted
-        QuotaWaitBegun, QuotaWaitEnded            if it has to wait for quota
+        QuotaWaitBegun, QuotaWaitEnded            if the attempt has to wait, for quota or a pair
         AttemptStarted, AttemptEnded              for each request
         RetryScheduled                            before each further attempt
     CreateSucceeded, CreateReused, CreateFailed or CreateCancelled
@@ -170,7 +171,8 @@ class CreateFailed(CreateEvent):
 
 @attrs.frozen(kw_only=True)
 class CreateCancelled(CreateEvent):
-    """Nobody waited for the create any more, or the client was closed; its request had not left.
+    """The create was called off: nobody waited for it any more, or the client was closed, and no
+    request was on its way to Braze. Or the event loop ended.
 
     Attributes:
         seconds: from the start of the create.
@@ -360,7 +362,8 @@ class HeadersNotBelieved(Event):
 
 @attrs.frozen(kw_only=True)
 class DoubtOpened(Event):
-    """Nobody knows whether an attempt was counted. Its slot is kept until an answer tells.
+    """Nobody knows whether an attempt was counted. Its slot is kept until an answer tells, or the
+    window ends.
 
     Attributes:
         unconfirmed: how many such attempts there are now.
@@ -440,14 +443,17 @@ def log_event(event: Event) -> None:
 
 
 class Listeners:
-    """Those who are told. One that raises is logged once, and harms nothing."""
+    """The listeners of one client: the log, and those that the user passed.
+
+    A listener that raises is logged once, and harms nothing.
+    """
 
     def __init__(self, listeners: Iterable[Listener] = ()) -> None:
         self.all: tuple[Listener, ...] = (log_event, *listeners)
         self._failed: set[int] = set()
 
     def want(self, kind: type[Event]) -> bool:
-        """Whether anybody wants to hear of such an event."""
+        """Whether any listener wants to hear of such an event; those of a user want all."""
         return len(self.all) > 1 or log.isEnabledFor(kind.level)
 
     def tell(self, event: Event) -> None:
@@ -466,17 +472,20 @@ class Listeners:
 
 
 class Audience:
-    """The listeners of all clients that share a quota; one that several have is told once."""
+    """The ``Listeners`` of all clients that share a quota.
+
+    A listener that several clients have is called once for each event.
+    """
 
     def __init__(self) -> None:
         self._members: list[ref[Listeners]] = []
 
     def add(self, listeners: Listeners) -> None:
-        """Take them in, until nobody holds them any more."""
+        """Take in the listeners of a client. They drop out when the client is gone."""
         self._members.append(ref(listeners, self._members.remove))
 
     def remove(self, listeners: Listeners) -> None:
-        """They want to hear no more; idempotent."""
+        """Take out the listeners of a client; idempotent."""
         with contextlib.suppress(ValueError):
             self._members.remove(ref(listeners))
 

@@ -1,7 +1,7 @@
 """Header text to values. What is blank, garbled, negative or absurd is unknown, never zero.
 
-Headers come as a mapping with lower-case names; a header sent twice arrives joined by a comma and
-so is garbled, as it should be.
+Headers come as a mapping with lower-case names. A header that was sent twice arrives as one text
+with a comma: the text is garbled, as it should be.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
     return None if resets_at is None else RateLimit(limit, remaining, resets_at)
 
 
-@lru_cache(maxsize=8)  # it is the same for a day
+@lru_cache(maxsize=8)  # the reset is the same for a day
 def _utc(seconds: int) -> datetime | None:
     try:
         return datetime.fromtimestamp(seconds, UTC)
@@ -110,7 +110,7 @@ def _whole_number(text: str | None) -> int | None:
 _WHOLE_NUMBER = re.compile(r"[ \t]*[0-9]{1,15}[ \t]*")
 
 
-@lru_cache(maxsize=8)  # it is the same for a second
+@lru_cache(maxsize=8)  # the date is the same for a second
 def _http_date(text: str | None) -> float | None:
     if not text:
         return None

@@ -39,7 +39,7 @@ PATH = "/sends/id/create"
 
 _NOT_JSON = object()
 
-#: No documented answer comes near; more is not read.
+#: The most bytes of a body that are read. No documented answer comes near.
 MAX_BODY = 1024 * 1024
 
 #: Characters that an error keeps of one text of an answer, and of its ``errors`` in all.
@@ -95,7 +95,9 @@ class NoReply:
 
 
 @attrs.frozen
-class _Body:
+class _CreatedBody:
+    """The body of an answer that tells of a send."""
+
     send_id: str
 
 
@@ -200,7 +202,7 @@ def parse_response(
     else:
         server = InternalServerError if reply.status >= 500 else APIStatusError
         kind = STATUS_ERRORS.get(reply.status, server)
-    # From here no local holds what may be the key: some tools print those with a traceback.
+    # From here on no local may hold the key: some tools print the locals with a traceback.
     answer = _clean(answer, key)
     raise _error(kind, request, reply, headers, key, answer)
 
@@ -209,10 +211,10 @@ def _created(
     request: CreateSendId, headers: AnswerHeaders, answer: object, key: ApiKey
 ) -> SendId | None:
     try:
-        body = _converter.structure(answer, _Body)
+        body = _converter.structure(answer, _CreatedBody)
     except (BaseValidationError, TypeError, ValueError, KeyError, AttributeError):
         return None
-    # The caller's own name is fine, whatever the key: a test's key may well be part of it.
+    # The send ID that the caller chose is accepted even with the key in it: a test's key is short.
     if body.send_id != request.send_id and (
         _problem(body.send_id, MAX_SEND_ID_LENGTH) or key.scrub(body.send_id) != body.send_id
     ):
@@ -228,8 +230,8 @@ def _created(
 def _queued(
     request: CreateSendId, reply: Reply, headers: AnswerHeaders, answer: object
 ) -> SendId | None:
-    # 202 {"message": "queued"}: maintenance mode, in older documentation. The ID that was asked
-    # for will exist; a name that Braze would choose cannot be known, so that one is an error.
+    # 202 {"message": "queued"}: maintenance mode, in older documentation. The send ID that the
+    # request names will exist. A send ID that Braze is to choose cannot be known: an error.
     if not isinstance(answer, dict) or request.send_id is None:
         return None
     says_queued = reply.status == 202 or answer.get("message") == "queued"
@@ -245,9 +247,9 @@ def _queued(
 
 
 def leaves_pair_in_doubt(error: BrazeSendsError) -> bool:
-    """Whether the pair may exist all the same; asking for it again is then a repeat.
+    """Whether the pair may exist in spite of ``error``; asking for it again is then a repeat.
 
-    A 4xx says that it was not created, though not that nothing was counted.
+    A 4xx says that the pair was not created, though not that the request was not counted.
     """
     answered = isinstance(error, APIStatusError) and 400 <= error.status_code < 500
     return error.quota_spent is None and not answered
@@ -348,7 +350,8 @@ def _clean(answer: object, key: ApiKey) -> object:
 
 
 def _printable(text: str) -> str:
-    # Others act on a terminal or a log, cannot be seen, or, surrogates, cannot be encoded.
+    # Characters that are not printable act on a terminal or a log, or cannot be seen. Surrogates
+    # cannot be encoded.
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -378,7 +381,7 @@ def _error(
         request_id=headers.request_id,
         rate_limit=headers.rate_limit,
         retry_after=headers.retry_after,
-        # Empty says nothing of who answered; other text that is no JSON is not of Braze's making.
+        # An empty body does not show who answered. Any other text that is no JSON is not Braze's.
         from_edge=answer is _NOT_JSON and not reply.too_long and bool(reply.body.strip()),
         quota_spent=False if reply.status in NOT_COUNTED else None,
         campaign_id=request.campaign_id,

@@ -1,4 +1,4 @@
-"""What happens to a create, told as events. Nothing is built that nobody wants to hear."""
+"""What happens to a create, told as events. No event is built that nobody wants to hear."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from braze_sends.protocol import NoReply, Reply
 from braze_sends.quota.rule.messages import Answer, Ask
 from braze_sends.verdict import Verdict
 
-_callers = itertools.count(1)
+_caller_numbers = itertools.count(1)
 
 
 class Subject(Protocol):
-    """The create that is told of, see ``create.Create``."""
+    """What the events tell of a create; ``create.Create`` is one."""
 
     request: CreateSendId
     ask: Ask
@@ -58,14 +58,18 @@ class Reports:
         self._url = url
 
     def started(self, create: Subject) -> None:
-        """A call has begun it. Whether anybody wants each of its steps is asked here alone."""
+        """A call has begun the create.
+
+        ``watched`` is set here, once for all steps that each create takes. The steps that few
+        creates take ask in ``_tell``.
+        """
         create.watched = self._listeners.want(CreateStarted)
         self._tell(CreateStarted, create)
 
     @contextlib.contextmanager
     def joined(self, create: Subject) -> Iterator[None]:
-        """Another call shares it, until the end of the block."""
-        caller = next(_callers)
+        """Another call shares the create, until the end of the ``with`` block."""
+        caller = next(_caller_numbers)
         self._tell(CreateJoined, create, caller=caller)
         reason = None
         try:
@@ -77,7 +81,7 @@ class Reports:
             self._tell(CreateLeft, create, caller=caller, reason=reason)
 
     def waits(self, create: Subject, seconds: float | None) -> None:
-        """It begins to wait for quota (``None``), or has waited for so long."""
+        """The create begins to wait (``seconds`` is ``None``), or has waited for ``seconds``."""
         if seconds is None:
             self._tell(QuotaWaitBegun, create)
         else:
@@ -112,7 +116,8 @@ class Reports:
     def attempt_broke_off(
         self, create: Subject, started: float, error: BaseException, answer: Answer
     ) -> None:
-        """A request was called off, or its loop is ending."""
+        """A request ended without an answer to judge: it was called off, its loop is ending, or the
+        session cannot be used."""
         self._tell(
             AttemptEnded,
             create,
@@ -139,11 +144,11 @@ class Reports:
         self._tell(SettlingFailed, create, message=str(error))
 
     def cancelled(self, create: Subject) -> None:
-        """It was called off."""
+        """The create was called off, or its loop is ending."""
         self._tell(CreateCancelled, create, seconds=_since(create.started))
 
     def ended(self, create: Subject, outcome: SendId | Exception) -> None:
-        """It has its result, or its error."""
+        """The create has its result, or its error."""
         if isinstance(outcome, Exception):
             self._failed(create, outcome)
         elif not create.watched:
@@ -197,7 +202,7 @@ class Reports:
 def _reason(verdict: Verdict) -> str | None:
     """The class of the error that an attempt ended with."""
     if verdict.answer.refused:
-        return "RateLimitError"  # the caller may be told when to come back instead
+        return "RateLimitError"  # the caller may get a QuotaExhaustedError, see ``exhausted``
     return type(verdict.outcome).__name__ if isinstance(verdict.outcome, Exception) else None
 
 

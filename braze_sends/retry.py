@@ -22,17 +22,19 @@ async def retry(
     *,
     for_ever: bool = False,
 ) -> Verdict:
-    """Make further attempts after a ``first`` one that failed, until one is final.
+    """Make further attempts after a ``first`` one that failed, until a verdict is final.
 
     Args:
         first: what the first attempt came to.
-        attempt: makes one more.
-        max_retries: attempts after the first.
-        may_repeat: the caller's say, asked of transient failures alone.
-        on_retry: told of each further attempt, with the seconds until it.
-        for_ever: whether the caller waits for quota for ever: then a 429 is no failure.
+        attempt: makes one more attempt.
+        max_retries: the most attempts after the first.
+        may_repeat: whether the create allows one more attempt; called after each transient failure,
+            also after the last.
+        on_retry: called before each further attempt, with the last verdict and the seconds until
+            the attempt.
+        for_ever: whether the caller waits for quota for ever. A 429 then counts as no failure.
     """
-    made = [first]
+    made = [first]  # tenacity makes the first attempt too, and gets the verdict that is there
     failures = 0
 
     async def next_attempt() -> Verdict:
@@ -62,5 +64,5 @@ def _verdict(state: RetryCallState) -> Verdict:
 def _wait(state: RetryCallState) -> float:
     verdict = _verdict(state)
     if verdict.answer.refused:
-        return 0.0  # the limiter makes everybody wait, this call too
+        return 0.0  # the limiter makes every create wait, also this one
     return max(verdict.retry_after or 0.0, _backoff(state))

@@ -1,4 +1,4 @@
-"""One request over aiohttp. The only file that talks through it."""
+"""One request over aiohttp. No other file of the client sends through aiohttp."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _UNTRUSTED = (
 
 
 class NotSentError(aiohttp.ClientError):
-    """Raised in place of the first byte."""
+    """Raised where the first byte would have been written."""
 
 
 @attrs.define
@@ -51,10 +51,9 @@ class Exchange:
     """One attempt's request, up to its first byte and past it.
 
     Attributes:
-        deadline: loop time past which the lease is no longer ours, so that nothing may be sent.
-        ahead: seconds by which the steady clock was ahead of the loop's when the lease was granted;
-            what is more now was slept.
-        called_off: nobody wants it any more; looked at before the first byte.
+        deadline: loop time past which the lease is no longer ours: nothing may be sent on it then.
+        ahead: see ``quota.line.Held``.
+        called_off: nobody wants the answer any more. It is looked at just before the first byte.
         sent: whether the first byte was written. From then on Braze may know of the request.
         withheld: why the first byte was not written.
     """
@@ -66,10 +65,10 @@ class Exchange:
     withheld: str | None = None
 
     def start(self) -> None:
-        """Called in place, just before the first byte.
+        """Note that the request leaves, or refuse. Called just before the first byte is written.
 
         Raises:
-            NotSentError: it must not be written.
+            NotSentError: the first byte must not be written.
         """
         if self.called_off:
             self.withheld = "called off before it was sent"
@@ -80,6 +79,7 @@ class Exchange:
         self.sent = True
 
     def _now(self) -> float:
+        """Loop time, and the time that the host has slept since the lease was granted."""
         now = asyncio.get_running_loop().time()
         return now + max(0.0, steady() - now - self.ahead)
 
@@ -199,7 +199,7 @@ class Transport:
                 allow_redirects=False,
                 raise_for_status=False,
             ) as response:
-                exchange.sent = True
+                exchange.sent = True  # an answer came, whatever was written
                 headers = _joined(response)
                 content, too_long = await _read(response)
                 return Reply(response.status, headers, content, too_long)
@@ -214,7 +214,8 @@ class Transport:
             problem = _problem(error, session)
             if exchange.sent or not problem:
                 raise
-        # Raised from here, our error has no context: aiohttp's frames hold the header with the key.
+        # Raised outside of ``except``, our error does not carry aiohttp's error along, whose frames
+        # hold the header with the key.
         if problem:
             raise ConfigurationError(problem)
         return NoReply(self._key.scrub(reason), exchange.sent, timed_out, headers, permanent)
@@ -271,8 +272,8 @@ class Transport:
 async def _own_session() -> AsyncGenerator[aiohttp.ClientSession]:
     # An async generator, since asyncio closes those that are open when a loop ends: a client that
     # nobody closed leaves no "Unclosed client session" behind, and lives on in the next loop.
-    # Leases bound how many connections there are. A wait for one would use up the timeout, and the
-    # request leave with too little of it to see its answer.
+    # No limit of connections: the leases bound how many there are. A wait for a connection would
+    # use up the timeout, and the request would leave with too little time left for its answer.
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
     try:
         yield session
@@ -288,7 +289,7 @@ def _user_agent() -> str:
 
 
 def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
-    """What is read of the headers; those sent twice are joined, RFC 9110 section 5.3."""
+    """The headers that are read; a header sent twice is joined, RFC 9110 section 5.3."""
     found = ((name, response.headers.getall(name, ())) for name in NAMES)
     return {name: ", ".join(values) for name, values in found if values}
 
@@ -320,7 +321,7 @@ def _problem(error: Exception, session: aiohttp.ClientSession) -> str:
 
 
 def _reason(error: BaseException, what: str, sent: bool) -> str:
-    # The system's own words alone: aiohttp's may quote an answer, or a proxy with its password.
+    # Only the system's words are told: aiohttp's may quote an answer, or a proxy's password.
     said = [type(error).__name__]
     if isinstance(error, aiohttp.ClientConnectorError):
         said.append(error.host)

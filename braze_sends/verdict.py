@@ -37,7 +37,8 @@ class Verdict:
         created: what is to be remembered of the pair, if it exists.
         transient: whether another attempt may fare better.
         safe: whether another attempt cannot create a second send.
-        retry_after: seconds to wait before one, or ``None``; after a 429 the limiter waits.
+        retry_after: seconds that Braze asks to wait before another attempt, or ``None``. It is
+            ``None`` after a 429, since then the limiter waits.
     """
 
     outcome: SendId | BrazeSendsError
@@ -65,7 +66,7 @@ def judge(
         request: what was asked for.
         reply: what came.
         told: its headers.
-        key: cut out of all texts.
+        key: the API key, which is cut out of all texts.
         attempt: 1 for the first attempt of the create.
         in_doubt: whether an earlier attempt for the pair may have created it.
         now: the wall clock, epoch seconds, for an answer without ``Date``.
@@ -122,7 +123,7 @@ def _failed(
     elif isinstance(error, APIResponseError):
         retry_after = error.retry_after
     if in_doubt:
-        error.quota_spent = None  # it speaks of the whole call, not of its last attempt
+        error.quota_spent = None  # it speaks of the whole call, also of earlier attempts
     return Verdict(error, answer, transient=transient, safe=safe, retry_after=retry_after)
 
 
@@ -132,8 +133,8 @@ def is_transient(error: BaseException) -> bool:
         return not error.permanent
     if not isinstance(error, APIResponseError):
         return False
-    # Text that is no JSON is not of Braze's making, but of a CDN or proxy that could not reach it.
-    # Below 500 such a page is a verdict all the same.
+    # Text that is no JSON comes from a CDN or proxy that could not reach Braze. Below 500 such
+    # a text is final all the same, but for a 2xx and a 429.
     edge = error.from_edge and (
         isinstance(error, APIResponseValidationError) or error.status_code >= 500
     )

@@ -1,15 +1,17 @@
 """The way to the store: who waits for the quota in this process, and when to look again.
 
-**What must hold.** Whoever is granted a lease gets it or gives it back, wherever cancellation
-strikes. What is known of a pair is never replaced by a doubt. A waiter is woken by each event that
-could serve it: an answer, a lease's deadline, the window's end, the end of its own budget. No
-transaction is interrupted, since it runs in a task that no caller owns, or without suspending; its
-operations can be repeated without harm. A wait for quota outlives a store that is away for a
-moment.
+**What must hold.** A create that is granted a lease gets the lease or gives the lease back,
+wherever cancellation strikes. A doubt never replaces what is known of a pair. A waiter is woken by
+each event that could serve the waiter: an answer, a lease's deadline, the window's end. The end of
+its budget wakes it too. No transaction is interrupted: a transaction runs in a task that no caller
+owns, or without suspending. Its operations can be repeated without harm. A wait for quota outlives
+a store that is away for a moment.
 
-Those who ask for the same stand in one line, and only its front goes into a transaction: nobody
-behind it can be served before. Who joins is looked up once, since its pair may exist already. Those
-whose pairs are in doubt stand in lines of their own, and go whole.
+A *waiter* is a create that asks for a lease. Waiters that ask for the same stand in one *line*.
+Only the *front* of a line goes into a transaction: nobody behind the front can be served before it.
+A *fresh* waiter, wherever it stands, is looked up in one transaction, since its pair may exist
+already. Waiters whose pairs are in doubt may *pass* others: they stand in lines of their own, and
+such a line goes into a transaction whole.
 
 A transaction starts in one of two places. While nobody waits and the store is this process's
 memory, ``_in_place`` runs it within the call. Else ``_kick`` sees to it that one runs with all that
@@ -50,10 +52,10 @@ from braze_sends.stores.store import Remembered, Store, Transaction, steady
 
 T = TypeVar("T")
 
-#: Another process may free what is waited for: on a shared store, look again after the first, and
-#: ever more seldom, in seconds.
+#: On a shared store another process may free a slot, and nobody tells this one. So the limiter
+#: looks again: first after ``FIRST_LOOK`` seconds, then after ever longer, at most ``LAST_LOOK``.
 FIRST_LOOK, LAST_LOOK = 0.25, 5.0
-#: So long a store may be away before that ends the waits for quota, in seconds.
+#: A store may be away for so long, in seconds. Then the waits for quota end.
 LONGEST_OUTAGE = 60.0
 #: The longest sleep, in seconds: asyncio's clock may stand still while the host sleeps, and the
 #: store's does not.
@@ -67,7 +69,7 @@ _limiters: WeakValueDictionary[tuple[int, int, str], Limiter] = WeakValueDiction
 class Limiter:
     """The quota of one workspace, as the tasks of one event loop see it.
 
-    Clients that share a store share its limiter too, so that all stand in the same lines.
+    Clients that share a store and a workspace share the limiter too: all stand in the same lines.
 
     Attributes:
         audience: those who are told of the quota and the store.
@@ -75,20 +77,28 @@ class Limiter:
 
     def __init__(self, store: Store, workspace: str, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
-        # A class derived from it may do something else in ``transact``.
+        # A class derived from ``MemoryStore`` may do something else in ``transact``.
         self._run_in_place = store.run if type(store) is MemoryStore else None
         self._workspace = workspace
         self._loop = loop
         self._process = uuid.uuid4().hex[:8] if store.shared else None
+        # The waiters, by their tickets. Those in ``_for_pair`` stand in no line: each waits for the
+        # end of another create of its pair. ``_look_at_pairs``: all of them go into the next
+        # transaction.
         self._lines: dict[tuple[int, int | None, bool], Line] = {}
         self._fresh: dict[int, Waiter] = {}
         self._for_pair: dict[int, Waiter] = {}
         self._look_at_pairs = False
+        # The tokens that the last transaction left free. Less its headroom, they tell how many
+        # waiters are the front of a line.
         self._room = 1
+        # What goes into the next transaction, and whether one is wanted.
         self._operations: list[Operation] = []
-        self._committing: asyncio.Task[None] | None = None
         self._look_again = False
+        # The task of the transactions that may suspend; loop time since which they fail.
+        self._committing: asyncio.Task[None] | None = None
         self._away_since: float | None = None
+        # The timer, and after how many seconds it looks again on a shared store.
         self._timer: asyncio.TimerHandle | None = None
         self._pause = FIRST_LOOK
         self.audience = Audience()
@@ -141,11 +151,11 @@ class Limiter:
         except asyncio.CancelledError:
             self._leave(waiter, self._loop.time())
             if not waiter.future.cancelled():
-                waiter.future.exception()  # seen
-            # The next transaction gives back whatever this one has granted meanwhile.
+                waiter.future.exception()  # nobody reads it: asyncio shall not log it
+            # A transaction may have granted the lease meanwhile: the next one gives it back.
             with contextlib.suppress(StoreError):
                 await self._operate(
-                    lambda held: held.bucket.close(ask.lease, ask.attempt), ask.pair
+                    lambda transaction: transaction.bucket.close(ask.lease, ask.attempt), ask.pair
                 )
             raise
         finally:
@@ -161,9 +171,10 @@ class Limiter:
         created: Remembered | None = None,
         keep: bool = False,
     ) -> None:
-        """Take in how an attempt ended, and remember the pair if it was ``created``, in one step.
+        """Take in how an attempt ended, and remember what was ``created``, in one step.
 
-        Repeatable; once called, it happens even if the caller is cancelled meanwhile.
+        The step can be repeated without harm. It takes place even if the caller is cancelled
+        meanwhile.
 
         Raises:
             StoreError: the store cannot be used.
@@ -175,8 +186,8 @@ class Limiter:
                 return believed
             if created is not None:
                 transaction.pairs[ask.pair] = created
-            known = transaction.pairs.get(ask.pair)
-            if known is not None and known.send_id is not None:
+            memory = transaction.pairs.get(ask.pair)
+            if memory is not None and memory.send_id is not None:
                 transaction.bucket.settle_pair(ask.pair)
             return believed
 
@@ -197,7 +208,7 @@ class Limiter:
         await self._operate(lambda transaction: transaction.bucket.close(ask.lease), ask.pair)
 
     async def recall(self, pair: str) -> Remembered | None:
-        """What is remembered of a pair that exists.
+        """What the store remembers of a pair, ``None`` unless the pair is known to exist.
 
         Raises:
             StoreError: the store cannot be used.
@@ -265,8 +276,11 @@ class Limiter:
         return self._run_in_place is not None and not self._lines and not self._for_pair
 
     def _serve(self, waiter: Waiter) -> Held | Remembered | None:
-        """Serve a create at once; ``None`` if it has to wait, or the store fails: the same again
-        tells why."""
+        """Serve a create at once.
+
+        ``None`` if the create has to wait, or if the store fails. The create then joins a line, and
+        the same transaction runs again: its outcome places the create, or its error is told.
+        """
         started, ask = self._loop.time(), waiter.ask
         group = Group([], [waiter], [], {}, self._process, False, started, steady() - started)
         pairs = () if ask.pair is None else (ask.pair,)
@@ -281,7 +295,7 @@ class Limiter:
     # --- who waits -------------------------------------------------------------------------------
 
     def _join(self, waiter: Waiter, *, passing: bool, now: float) -> None:
-        # Those in doubt may pass: they stand in a line of their own.
+        # Waiters whose pairs are in doubt may pass others: they stand in a line of their own.
         key = waiter.ask.headroom, waiter.ask.own_limit, passing
         line = self._lines.get(key)
         if line is None:
@@ -289,7 +303,7 @@ class Limiter:
         line.join(waiter, now)
 
     def _leave(self, waiter: Waiter, now: float) -> None:
-        """It waits no more, or elsewhere."""
+        """Take a waiter from where it waits: from its line, or from those who wait for a pair."""
         ticket = waiter.budget.ticket
         self._fresh.pop(ticket, None)
         if self._for_pair.pop(ticket, None) is not None:
@@ -314,7 +328,8 @@ class Limiter:
             }
             self._look_at_pairs = False
         for line in self._lines.values():
-            headroom, _, passing = line.key  # who may pass may go before those in front of it
+            # A waiter that may pass is served whoever stands before it, so all of its line go.
+            headroom, _, passing = line.key
             most = len(line.waiters) if passing else max(1, self._room - headroom)
             front |= itertools.islice(line.waiters.items(), most)
         started = self._loop.time()
@@ -389,7 +404,7 @@ class Limiter:
 
     def _committed(self, task: asyncio.Task[None]) -> None:
         self._committing = None
-        # The end of a loop cancels every task, this one too; those who wait still need it.
+        # The end of a loop cancels every task, also this one; those who still wait need another.
         if self._look_again:
             self._kick()
 
@@ -409,6 +424,7 @@ class Limiter:
                 self._deliver(outcome, group)
 
     def _deliver(self, outcome: Outcome, group: Group) -> None:
+        """Give the operations their results, and the waiters what was decided."""
         now = self._loop.time()
         if self._away_since is not None:
             away = now - self._away_since
@@ -417,7 +433,7 @@ class Limiter:
         for operation, result in zip(group.operations, outcome.results, strict=True):
             if not operation.future.done():
                 operation.future.set_result(result)
-        heads: dict[Line, Wait] = {}
+        heads: dict[Line, Wait] = {}  # of each line, what its first waiter waits for
         for waiter in (*group.front, *group.behind):
             lease, budget = waiter.ask.lease, waiter.budget
             decision = outcome.decisions.get(lease)
@@ -437,7 +453,7 @@ class Limiter:
         for line, wait in heads.items():
             self._wait(line, wait, outcome, looked_up, now)
         if any(line not in heads for line in self._lines.values()):
-            self._look_again = True  # the whole front of one was served
+            self._look_again = True  # the whole front of a line was served: others follow
         for waiter in (*group.front, *group.behind):
             if waiter.waits_since is None and not waiter.future.done():
                 waiter.waits_since = now
@@ -445,7 +461,7 @@ class Limiter:
         self._arm(outcome.next_change - outcome.now + random.uniform(0, JITTER))
 
     def _place(self, waiter: Waiter, wait: Wait, passing: bool, now: float) -> None:
-        """Let one who has to wait stand where it belongs."""
+        """Put a waiter that has to wait into its line, or among those who wait for a pair."""
         ticket, ask = waiter.budget.ticket, waiter.ask
         if wait.reason is Reason.PAIR:
             if waiter.line is not None:
@@ -461,10 +477,10 @@ class Limiter:
     def _wait(
         self, line: Line, wait: Wait, outcome: Outcome, looked_up: set[int], now: float
     ) -> None:
-        """All in a line wait as the first of them does, unless that is longer than they may.
+        """Let a whole line wait as its first waiter does; refuse those whose budgets do not last.
 
-        Another process may have created the pair of one that stood behind, so it is looked up
-        before it is told that nothing is left.
+        A waiter that was not in this transaction is looked up in the next one before it is refused:
+        another process may have created its pair.
         """
         line.count(wait.reason is Reason.QUOTA, now)
         if wait.reason is not Reason.QUOTA:
@@ -486,14 +502,14 @@ class Limiter:
             self._away_since = now
         self.audience.tell(StoreFailed(workspace=self._workspace, message=str(error)))
         patient = now - self._away_since < LONGEST_OUTAGE
-        # A copy for each, since each is told which pair it is about.
+        # Each gets a copy, since each create writes its own pair into the error.
         for operation in group.operations:
             if not operation.future.done():
                 operation.future.set_exception(copy(error))
-                operation.future.exception()  # seen, should its caller be gone
+                operation.future.exception()  # its caller may be gone: asyncio shall not log it
         failed = [*group.fresh.values(), *self._for_pair.values()]
         for line in self._lines.values():
-            # Who waits for quota has time, since the store may come back.
+            # Waiters for quota go on waiting while their budgets last: the store may come back.
             waits = patient and line.counting is not None
             failed += line.spent(0.0, now) if waits else line.waiters.values()
         for waiter in failed:
@@ -505,7 +521,11 @@ class Limiter:
     # --- time ------------------------------------------------------------------------------------
 
     def _arm(self, delay: float) -> None:
-        """One timer for all who wait: the next moment at which one of them may be served."""
+        """Set the one timer of all waiters: to when one may be served, or when a budget ends.
+
+        Args:
+            delay: seconds until something changes by itself.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -530,13 +550,14 @@ class Limiter:
 
 
 def _told(error: Exception) -> BrazeSendsError:
-    """What the error of a store is to those who use it."""
+    """What callers are told of an error that a store raised."""
     if isinstance(error, BrazeSendsError):
         return error
     return StoreError(f"the quota's store failed: {type(error).__name__}")
 
 
 def _exhausted(ask: Ask, wait: Wait, outcome: Outcome) -> QuotaExhaustedError:
+    """The refusal of a waiter whose budget does not last until a slot is free."""
     status = outcome.statuses[ask.own_limit]
     until = outcome.next_change if wait.until is None else wait.until
     retry_after = None if until == math.inf else max(0.0, until - outcome.now)

@@ -1,7 +1,7 @@
 """Those who wait in one process: who stands where, and whose budget ends when.
 
-Those who ask for the same stand in one line, in the order in which they came. A line has one meter
-for all, so that time passes for thousands of them without one being looked at.
+Waiters that ask for the same stand in one line, in the order in which they came. A line has one
+*meter*, which counts the time for all its waiters: a thousand waiters cost no more than one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import attrs
 from braze_sends.quota.rule.messages import Ask, Grant
 from braze_sends.stores.store import Remembered
 
-#: A wait shorter than this is over: the rest is rounding.
+#: A budget with less than this left, in seconds, has ended: the rest is rounding.
 INSTANT = 1e-6
 
 _tickets = itertools.count()
@@ -29,13 +29,15 @@ class WaitBudget:
 
     Attributes:
         left: seconds; infinite to wait for ever.
-        in_doubt: whether an attempt for the pair, of whoever, was seen to be in doubt.
-        undoubted: the pair was in no doubt when this create was granted its lease, and nothing was
-            sent on it. A doubt that is seen now is that lease's own, which ran out.
-        on_pair_wait: called when the create begins, or ends, to wait only for its own pair, which
-            is under way elsewhere.
-        on_wait: called when it begins to wait, with ``None``; and when it waits no more, with the
-            seconds that it has waited.
+        in_doubt: whether the store, or an answer, has ever shown this create an attempt in doubt
+            for the pair; the attempt may be that of another create.
+        undoubted: whether the pair was in no doubt when this create was granted its lease, and no
+            attempt of this create is in doubt since. If the store then holds the pair in doubt, the
+            doubt is the lease of this create, which ran out before anything was sent.
+        on_pair_wait: called with ``True`` when the create begins to wait only for the end of
+            another create of its pair, and with ``False`` when that wait ends.
+        on_wait: called with ``None`` when the create begins to wait, and with the seconds that it
+            has waited when the wait ends.
         ticket: its place in line, kept over its attempts.
     """
 
@@ -53,9 +55,10 @@ class Held:
 
     Attributes:
         grant: to be handed back with the answer.
-        deadline: loop time past which it is ours no more, so that nothing may be sent on it.
-        ahead: seconds by which the steady clock was ahead of the loop's. The loop's may stand still
-            while the host sleeps, so what is more later was slept.
+        deadline: loop time past which the lease is no longer ours: nothing may be sent on it then.
+        ahead: seconds by which the steady clock was ahead of the loop's clock, before the lease was
+            granted. The loop's clock may stand still while the host sleeps. If the steady clock is
+            further ahead later, the host has slept for the difference.
     """
 
     grant: Grant
@@ -68,10 +71,10 @@ class Waiter:
     """One create in line.
 
     Attributes:
-        future: what its caller awaits.
+        future: what the create awaits; not set for a create that is served at once.
         line: where it stands; ``None`` if it waits for its pair alone.
-        joined: what the line's meter showed when it joined.
-        waits_since: loop time at which it was found that it has to wait.
+        joined: what the line's meter showed when the waiter joined.
+        waits_since: loop time at which a transaction found that it has to wait, ``None`` before.
     """
 
     ask: Ask
@@ -89,11 +92,11 @@ class Line:
     Attributes:
         key: what they ask for: the headroom, the own limit, and whether they may pass others.
         waiters: by their tickets.
-        counting: loop time since which they wait for quota; ``None`` while they wait for a probe,
-            which takes nothing from their budgets.
-        counted: seconds that they waited for quota before.
-        ends: what the meter shows when a budget ends, and whose, the first one first. A waiter
-            may have left meanwhile.
+        counting: loop time since which the meter runs, while its waiters wait for quota; ``None``
+            while they wait for a probe, which takes nothing from their budgets.
+        counted: what the meter showed at that time.
+        ends: a heap of what the meter will show when a budget ends, and the ticket of its waiter.
+            An entry is void if that waiter has left, or if its budget ends at another time by now.
     """
 
     key: tuple[int, int | None, bool]
@@ -107,11 +110,12 @@ class Line:
         return self.counted if self.counting is None else self.counted + now - self.counting
 
     def count(self, waits: bool, now: float) -> None:
-        """From now on its waiters wait for quota, or do not."""
+        """Let the meter run from ``now`` on if the waiters wait for quota, else stop the meter."""
         self.counted = self.meter(now)
         self.counting = now if waits else None
 
     def join(self, waiter: Waiter, now: float) -> None:
+        """Put a waiter in, at the place of its ticket."""
         ticket = waiter.budget.ticket
         late_comer = not self.waiters or ticket > next(reversed(self.waiters))
         self.waiters[ticket] = waiter
@@ -121,10 +125,11 @@ class Line:
         self.await_end(waiter)
 
     def await_end(self, waiter: Waiter) -> None:
-        """Note when its budget ends."""
+        """Note in ``ends`` when the budget of a waiter ends."""
         heappush(self.ends, (waiter.joined + waiter.budget.left, waiter.budget.ticket))
 
     def leave(self, waiter: Waiter, now: float) -> None:
+        """Take a waiter out, and what the meter has counted for it from its budget."""
         del self.waiters[waiter.budget.ticket]
         waiter.budget.left -= self.meter(now) - waiter.joined
         waiter.line = None
@@ -140,7 +145,10 @@ class Line:
         return math.inf, None
 
     def spent(self, within: float, now: float) -> Iterator[Waiter]:
-        """Those whose budgets end before they will have waited for ``within`` seconds more."""
+        """Those whose budgets do not last for ``within`` seconds more.
+
+        The end of each is taken out of ``ends``, so that each is given once.
+        """
         while True:
             end, waiter = self.first_end()
             left = end - self.meter(now)

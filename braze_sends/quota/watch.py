@@ -26,6 +26,11 @@ T = TypeVar("T")
 
 @attrs.frozen
 class _Seen:
+    """The quota at one moment.
+
+    ``limit`` and ``reset`` are those that the rule acts upon; ``status`` may show a sighting's.
+    """
+
     status: Status
     limit: int
     reset: float | None
@@ -43,8 +48,8 @@ class Watch(Generic[T]):
 
     Attributes:
         change: the transition.
-        before: what the quota was, when it was called last.
-        after: what it left.
+        before: the quota before the last call of the transition.
+        after: the quota after that call.
     """
 
     change: Callable[[Transaction], T]
@@ -58,7 +63,7 @@ class Watch(Generic[T]):
         return result
 
     def events(self, workspace: str) -> Iterator[Event]:
-        """What has changed."""
+        """What the last call changed."""
         before, after = self.before, self.after
         if before.offset != after.offset:
             yield ClockCorrected(workspace=workspace, seconds=after.offset - before.offset)

@@ -47,8 +47,10 @@ class MemoryStore:
         return f"MemoryStore({len(self._records)} workspaces)"
 
     def run(self, workspace: str, pairs: Collection[str], change: Callable[[Transaction], T]) -> T:
-        """What ``transact`` does, at once. The record is changed in place: a change that raises
-        leaves what it did until then."""
+        """Do what ``transact`` does, without a coroutine.
+
+        The record is changed in place. If ``change`` raises, the record keeps what was done so far.
+        """
         with self._lock:
             now = self._clock()
             record = self._records.get(workspace)

@@ -14,12 +14,13 @@ from braze_sends.quota.rule.window import DAY
 
 T = TypeVar("T")
 
-#: Longer than Braze keeps the analytics of a send ID, which is 14 days.
+#: A pair is remembered for so many seconds: longer than Braze keeps the analytics of a send ID,
+#: which is 14 days.
 #: https://www.braze.com/docs/api/endpoints/export/campaigns/get_send_analytics/
 MEMORY = 30 * DAY
 
-#: A state that nobody touched for so long says nothing any more: each window in it has ended, and
-#: each unconfirmed slot has lapsed.
+#: A state that nobody touches is kept for so many seconds. By then the state says nothing any more:
+#: its window has ended, and each unconfirmed slot has lapsed.
 STATE_KEPT = 4 * DAY
 
 
@@ -59,7 +60,8 @@ class Transaction:
     Attributes:
         now: the store's steady clock, in seconds from any origin.
         bucket: the state of the quota, to be changed in place.
-        pairs: what is remembered of the pairs asked for; what is set here is kept.
+        pairs: what is remembered of the pairs asked for; a pair without a memory is not in it. What
+            is set here is kept.
     """
 
     now: float
@@ -85,8 +87,10 @@ class Store(Protocol):
         Args:
             workspace: names the record; one that is not there begins as a new ``Bucket``.
             pairs: the pairs whose memory ``change`` looks at.
-            change: pure; it may be called again if somebody else was first. What it returns for
-                the call that was kept is returned.
+            change: without I/O, since it may be called again if somebody else was first.
+
+        Returns:
+            what ``change`` returned in the call whose changes were kept.
 
         Raises:
             StoreError: the record cannot be read or kept.

@@ -1255,7 +1255,7 @@ FAULTS = (
     Fault(
         "a pair that exists stays in doubt",
         LIMITER,
-        old=("if known is not None and known.send_id is not None:\n                transaction"),
+        old=("if memory is not None and memory.send_id is not None:\n                transaction"),
         new=("if False:\n                transaction"),
         breaks="A slot that is cleared later covers what is known of its pair.",
         killer="tests/quota/test_limiter.py::test_what_is_known_of_a_pair_outlives_every_doubt",
@@ -1791,7 +1791,7 @@ FAULTS = (
         LIMITER,
         old=(
             "                await self._operate(\n"
-            "                    lambda held: held.bucket.close(ask.lease, "
+            "                    lambda transaction: transaction.bucket.close(ask.lease, "
             "ask.attempt), ask.pair\n"
             "                )"
         ),
@@ -2132,7 +2132,7 @@ FAULTS = (
     Fault(
         "who is new passes those in line",
         GROUP,
-        old="if not behind or bucket.passes(ask, doubted):",
+        old="if not is_behind or bucket.passes(ask, doubted):",
         new="if True:",
         breaks="A token that came back goes to the last one in line.",
         killer="tests/quota/test_turns.py::test_who_comes_when_tokens_come_back_stands_behind_all_in_line",
@@ -2343,8 +2343,8 @@ FAULTS = (
     Fault(
         "a lease that is given back wakes nobody who waits for its pair",
         LIMITER,
-        old="held.bucket.close(ask.lease, ask.attempt), ask.pair",
-        new="held.bucket.close(ask.lease, ask.attempt)",
+        old="transaction.bucket.close(ask.lease, ask.attempt), ask.pair",
+        new="transaction.bucket.close(ask.lease, ask.attempt)",
         breaks="A caller waits for a pair whose create was cancelled.",
         killer="tests/quota/test_turns.py::test_who_waits_for_a_pair_is_served_when_its_create_is_cancelled",
     ),
@@ -2546,7 +2546,7 @@ FAULTS = (
     Fault(
         "what is in doubt is told as unspent",
         CREATE,
-        old=("            if create.budget.in_doubt:\n                told.quota_spent = None\n"),
+        old=("            if create.budget.in_doubt:\n                final.quota_spent = None\n"),
         new="",
         breaks=("A call for a pair that another may have created is told that nothing was spent."),
         killer="tests/test_batch.py::test_a_pair_in_doubt_is_still_told_as_such_after_the_quota_has_ended",
@@ -2555,8 +2555,8 @@ FAULTS = (
         "what was not sent has no pair",
         CREATE,
         old=(
-            "            told.campaign_id = create.request.campaign_id\n"
-            "            told.send_id = create.request.send_id\n"
+            "            final.campaign_id = create.request.campaign_id\n"
+            "            final.send_id = create.request.send_id\n"
         ),
         new="",
         breaks="An error of a batch does not say which pair it is about.",

@@ -58,7 +58,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             self._end_window(now)
         self.end_sighting(self.braze_time(now))
         if self.reset is None:
-            self.used = 0  # of no window
+            self.used = 0  # ``used`` is of a window, and none is known
             if self.unconfirmed:
                 # No window is known, so no window's end will free them.
                 self.keep_unconfirmed(lambda slot: now < slot.ripe + DAY)
@@ -69,7 +69,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             self.probe_ended(lease.begun)
 
     def next_change(self, now: float) -> float:
-        """When ``advance`` or the waiting next changes by itself; infinite if never."""
+        """When time alone next changes the state, or what a wait is for; infinite if never."""
         lapse = DAY if self.reset is None else math.inf
         times = [self.blocked_until, self.next_deadline(), self.next_end() - self.offset]
         times += [slot.ripe for slot in self.unconfirmed.values()]
@@ -124,15 +124,18 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
                     # has another own_limit, is looked at by itself.
                     short[ask.headroom, ask.own_limit] = decision
             decisions.append(decision)
-        # Not who waits for the window's end: then nothing is to be shared, nor written.
+        # Who only waits for the window's end is not noted: nothing is to be shared, nor written.
         wanted = any(isinstance(one, Grant) or one.reason is Reason.PROBE for one in decisions)
         if process is not None and wanted:
             self.note_presence(process, now)
         return decisions
 
     def passes(self, ask: Ask, doubted: set[str]) -> bool:
-        """Whether a create is decided by itself, whoever stands in front of it: it takes none of
-        their tokens, or must not wait for one."""
+        """Whether a create is decided by itself, whoever stands in front of it.
+
+        Such a create takes no token from those in front: it repeats an attempt in doubt, has its
+        lease already, or waits for another create of its pair.
+        """
         in_doubt = ask.in_doubt or ask.pair in doubted
         return in_doubt or ask.lease in self.leases or self.holder(ask) is not None
 
@@ -141,7 +144,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         if lease is not None and lease.attempt == ask.attempt:
             return Grant(lease.begun)  # asked again, because the store's reply was lost
         if lease is not None and lease.attempt is not None:
-            # How the attempt before ended could not be kept: the store had failed.
+            # The store failed when the end of the attempt before was to be kept: it is in doubt.
             self._give_up(ask.lease, now)
             lease, repeat = None, ask.pair is not None
         if (holder := self.holder(ask)) is not None:
@@ -181,8 +184,8 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
             # A limit that is only assumed may be higher than the headroom: an answer tells.
             if self._headroom_unjudged(ask) and not self.leases and self.room() > 0:
                 return False, False
-        # One that may exist is asked for though nothing is left, so that it is not lost; but not
-        # while others are out, whose slot it could take.
+        # A pair that may exist is asked for though nothing is left, so that its send is not lost;
+        # but not while other leases are open, whose slots it could take.
         if ask.in_doubt and not self.leases and own_room > 0:
             return False, False
         return Wait(Reason.QUOTA, self._free_at(ask, now))
@@ -203,9 +206,9 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
     def _time_to_ask(self, ask: Ask, now: float) -> float:
         """When an attempt may ask whether the unconfirmed slots that fill the quota are real.
 
-        That is when, if all that are ripe were in vain, there would be a token; and nothing may be
-        open, since an answer that is on its way tells the same for nothing. The caller's own limit
-        is never risked.
+        An attempt may ask when a token would be free if all ripe slots were in vain. No lease may
+        be open, since an answer that is on its way tells the same at no cost. The caller's own
+        limit is never risked.
         """
         if self.leases or self.own_room(ask.own_limit, self.used) <= ask.headroom:
             return math.inf
@@ -223,8 +226,8 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
     def _sighted(self, ask: Ask) -> bool:
         """Whether a limit was sighted that has room, and a create beyond ours would confirm it.
 
-        Only where every slot of ours is certainly taken, or will be by those that are under way:
-        else a success would show nothing.
+        Only where every slot of our limit is certainly taken, or will be by the open leases:
+        otherwise a success would prove nothing.
         """
         seen = self.sighting
         if seen is None:
@@ -242,6 +245,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         return self.learned == -math.inf and ask.headroom >= self.limit
 
     def _free_at(self, ask: Ask, now: float) -> float | None:
+        """When a token may be free for ``ask``, in the terms of ``Wait.until``."""
         limit = NO_LIMIT if self._headroom_unjudged(ask) or self.sighting else self.limit
         if min(limit, NO_LIMIT if ask.own_limit is None else ask.own_limit) <= ask.headroom:
             return math.inf
@@ -273,7 +277,8 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         """
         lease = self.leases.get(ask.lease)
         mine = lease is not None and lease.attempt == ask.attempt
-        # Its owner may have been stopped past the deadline, and taken for dead.
+        # The owner may have been stopped past the deadline, and taken for dead: then a slot stands
+        # for the attempt.
         slot = self.unconfirmed.pop(f"{ask.lease}.{ask.attempt}", None)
         repeat = ask.pair is not None and any(c.pair == ask.pair for c in self.unconfirmed.values())
         if lease is not None and mine and lease.asks_limit and answer.spent is not None:
@@ -281,7 +286,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         believed = self._observe(answer, grant.begun, now)
         if mine or slot is not None:
             elsewhere = self._of_ended_window(answer.window, grant.begun, now)
-            # A certain slot is this very answer's, taken in before.
+            # A certain slot shows that this very answer was taken in before.
             if answer.spent and not elsewhere and not (slot is not None and slot.certain):
                 self.history = self.history.add(ask.campaign, self.braze_time(now))
             if believed:
@@ -323,7 +328,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         if window and window.used == window.limit and now < ends <= now + LONGEST_WAIT:
             self.block(ends, now)
             return
-        # Another limiter's, by its own headers, or nothing that tells: all back off.
+        # Either the headers show that another limiter refused, or nothing tells: all back off.
         pause = self.pause(begun) if answer.retry_after is None else answer.retry_after
         if pause is None:
             return
@@ -335,7 +340,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         """Merge the headers; whether they were believed."""
         window = answer.window
         if answer.date is not None:
-            # Both say that our window is over.
+            # Whether ``Date`` and the reset both say that our window is over.
             over = (
                 self.reset is not None
                 and window is not None

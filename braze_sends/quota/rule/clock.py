@@ -14,7 +14,8 @@ class Clock:
 
     Attributes:
         offset: Braze's epoch seconds minus the steady clock.
-        odd_offset: what one ``Date`` said that is far from our clock; a second has to agree.
+        odd_offset: the offset by one ``Date`` that is far from ours. It is taken over when a second
+            ``Date`` agrees.
     """
 
     offset: float = attrs.field(kw_only=True)
@@ -36,13 +37,13 @@ class Clock:
             guessed: whether our clock is no better than this host's.
             witnessed: whether the same answer shows in another way that this much time has passed.
         """
-        # Date has whole seconds and was written between ``begun`` and ``now``. Outside of what
-        # that allows, the lower bound: a window must not be thought over too early.
+        # ``Date`` has whole seconds, and was written between ``begun`` and ``now``. An offset
+        # beyond these bounds becomes the lower one: no window may be taken for over too early.
         low, high = date - now, date + 1.0 - begun
         if low <= self.offset <= high:
             self.odd_offset = None
             return
-        # The clock of a proxy, or this host slept.
+        # A ``Date`` is far if a proxy with a wrong clock wrote it, or if this host slept.
         far = not guessed and abs(low - self.offset) > ODD_DATE
         agrees = self.odd_offset is not None and abs(low - self.odd_offset) <= ODD_DATE
         if far and not witnessed and not agrees:

@@ -42,7 +42,7 @@ class Gate:
         self.known, self.unknown_since, self.probes = False, now, 1
 
     def is_probe(self, begun: float) -> bool:
-        """Whether an attempt that began then tells the state."""
+        """Whether an attempt can tell the state: it began after the state became unknown."""
         return begun >= self.unknown_since
 
     def probe_ended(self, begun: float) -> None:

@@ -15,7 +15,7 @@ from braze_sends.models import Creations
 #: More than a quota of 100 can fill, and ten campaigns in each hour of a day. It bounds a history,
 #: however high the limit is, to about 10 kB.
 MOST_COUNTS = 240
-#: Where no window's end clears it. Seconds.
+#: An hour is shown for so many seconds, where no window's end clears the history before.
 KEPT = 86_400.0
 #: Hours that can be named, in epoch seconds, whatever a clock says.
 _FIRST, _LAST = 0.0, 253_402_300_799.0
@@ -45,7 +45,7 @@ class History:
         """What is to be shown at ``epoch`` by Braze's clock: by hour, then by campaign.
 
         Raises:
-            ValueError: an hour is none.
+            ValueError: the name of an hour is damaged.
         """
         return tuple(
             Creations(campaign, datetime.fromisoformat(hour).replace(tzinfo=UTC), count)

@@ -19,7 +19,7 @@ from braze_sends.quota.rule.messages import Answer, Ask, Grant
 NO_LIMIT = 1 << 62
 #: No attempt takes longer, in seconds: a lease that would is damaged.
 LONGEST_TIMEOUT = 3600.0
-#: Past its attempt's timeout, what a lease is allowed for its owner to say how it ended.
+#: The owner of a lease has so many seconds after its attempt's timeout to say how it ended.
 LEASE_GRACE = 5.0
 #: So many timeouts after an attempt began, Braze is done with it, whatever came of it.
 RIPE_TIMEOUTS = 3
@@ -27,7 +27,7 @@ RIPE_TIMEOUTS = 3
 
 @attrs.frozen
 class Lease:
-    """An open lease; ``attempt`` is ``None`` between two attempts.
+    """An open lease; ``attempt`` is ``None`` between two attempts. ``ripe``: see ``Unconfirmed``.
 
     ``asks_unconfirmed`` and ``asks_limit`` mark an attempt that went beyond what was free: its
     answer tells whether the ripe doubts were real, or whether the limit is as high as was sighted.
@@ -47,13 +47,14 @@ class Unconfirmed:
     """A slot that may be, or is, spent beyond what the headers have told.
 
     Attributes:
-        pair: what may have been created, or the lease of a create that Braze was to name; ``None``
-            if it is known to exist, or not to.
-        begun: when its attempt did.
-        ripe: a believed answer to a request begun at or after this has counted it, if ever it is
-            counted.
-        certain: a success without headers.
-        asked: an attempt that asked for it was refused: it stays until the window ends.
+        pair: the pair that may have been created. The lease's name stands for a send that Braze was
+            to name. ``None`` once it is known whether the pair exists.
+        begun: when its attempt began.
+        ripe: by then Braze has counted the slot, if Braze ever does: a believed answer to a request
+            that began at or after ``ripe`` has the slot in its numbers.
+        certain: whether it is certainly spent: its attempt succeeded without usable headers.
+        asked: whether an attempt that asked for the slot was refused. The slot then stays until the
+            window ends.
     """
 
     pair: str | None
@@ -74,12 +75,12 @@ class Ledger:
 
     Attributes:
         leases: by their names.
-        unconfirmed: slots, by the names of their attempts.
+        unconfirmed: slots, by the names of their attempts: the lease's name, a dot, the number.
         created: sends created in the window that ends at ``created_reset``.
-        cleared: doubts cleared in it, each of which may have been a create.
+        cleared: doubts that were cleared in that window, each of which may have been a create.
         history: what was created in the window, to be shown.
-        unsettled: pairs that are still in doubt, and for which no slot stands any more; whoever
-            keeps the state remembers them. Not part of it.
+        unsettled: pairs that are still in doubt, and for which no slot stands any more. It is not
+            part of the state: ``quota/group.py`` moves these pairs to the memory of pairs.
     """
 
     created: int = 0
@@ -89,8 +90,8 @@ class Ledger:
     leases: dict[str, Lease] = attrs.field(factory=dict)
     unconfirmed: dict[str, Unconfirmed] = attrs.field(factory=dict)
     unsettled: list[str] = attrs.field(factory=list, init=False, eq=False, repr=False)
-    # Found by their pairs and in the order of their deadlines, so that none is looked at in vain.
-    # An entry whose lease has ended meanwhile is dropped when its turn comes.
+    # Indexes of the leases: the lease's name by its pair, and a heap of deadlines. A deadline whose
+    # lease has ended, or has another deadline by now, is dropped when its turn comes.
     _holders: dict[str, str] = attrs.field(init=False, eq=False, repr=False)
     _deadlines: list[tuple[float, str]] = attrs.field(init=False, eq=False, repr=False)
     _last_deadline: float = attrs.field(init=False, eq=False, repr=False)
@@ -134,7 +135,7 @@ class Ledger:
         return lease
 
     def give_up(self, name: str, now: float) -> Lease | None:
-        """End a lease whose attempt, if one is under way, will not be told of: it is in doubt.
+        """End a lease whose owner will not tell how its attempt ended: that attempt is in doubt.
 
         Returns:
             the lease, if an attempt was under way.
@@ -230,7 +231,8 @@ class Ledger:
             self.leases[holder] = attrs.evolve(self.leases[holder], pair=None)
 
     def keep_unconfirmed(self, wanted: Callable[[Unconfirmed], bool]) -> None:
-        """Drop all others; what they leave in doubt is to be remembered."""
+        """Drop the slots that are not ``wanted``. The pairs that they leave in doubt become
+        ``unsettled``."""
         for name, slot in list(self.unconfirmed.items()):
             if not wanted(slot):
                 del self.unconfirmed[name]
@@ -254,10 +256,10 @@ class Ledger:
                 self.unconfirmed[name] = attrs.evolve(slot, asked=True)
 
     def in_vain(self, used: int, learned: float, window_begins: float) -> list[float]:
-        """When each slot ripens that may be one too many, the first one first.
+        """When each slot ripens that may be kept in vain, the first one first.
 
-        A doubt may be, and a success without headers that ``used`` includes already, or whose first
-        attempt may have been counted before this window began.
+        A doubt may be kept in vain. So may a success without headers, if ``used`` includes it
+        already, or if its first attempt may have been counted before this window began.
         """
         certain, others = list[float](), list[float]()
         for slot in self.unconfirmed.values():
@@ -267,8 +269,11 @@ class Ledger:
         return sorted(others + sorted(certain)[: self.included(used, learned)])
 
     def included(self, used: int, learned: float) -> int:
-        """How many successes without headers ``used`` may include: those from before ``learned``,
-        the last believed answer, and no more than it exceeds what has told its headers."""
+        """How many successes without headers ``used`` may include.
+
+        Only those that began before ``learned``, when the last believed answer was taken in. And
+        only as many as ``used`` exceeds ``created``, in which they are not counted yet.
+        """
         before = sum(
             slot.certain and not slot.asked and slot.begun < learned
             for slot in self.unconfirmed.values()
@@ -280,13 +285,14 @@ class Ledger:
     def count(self, answer: Answer, *, repeat: bool) -> None:
         """Count what an attempt with believed headers has created.
 
-        An earlier attempt may have created it, in whatever window.
+        A ``repeat`` counts as a cleared doubt: an earlier attempt may have created the send, in
+        whatever window.
         """
         self.created += answer.spent is True and not repeat
         self.cleared += answer.in_doubt or (answer.spent is True and repeat)
 
     def own_room(self, own_limit: int | None, counted: int) -> int:
-        """What is left of the caller's own limit, of whose window ``counted`` are counted."""
+        """What is left of the caller's own limit; ``counted`` are the sends that headers count."""
         if own_limit is None:
             return NO_LIMIT
         # A cleared doubt may have been a create, and a create may have been counted in the window
@@ -305,8 +311,11 @@ class Ledger:
         self.history = History()
 
     def count_from(self, reset: float, same: float) -> None:
-        """A believed answer names a window: unless its reset is within ``same`` seconds of the one
-        that was counted in, or before it, the counts begin anew."""
+        """A believed answer names the window that ends at ``reset``.
+
+        The counts begin anew if that is more than ``same`` seconds after the end of the window that
+        was counted.
+        """
         if self.created_reset is None or reset > self.created_reset + same:
             self.created = self.cleared = 0
         self.created_reset = reset

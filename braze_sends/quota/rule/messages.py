@@ -10,9 +10,9 @@ import attrs
 class Reason(Enum):
     """What a create waits for."""
 
-    QUOTA = "quota"  #: a token, or the end of a pause: counts as a wait for quota
-    PROBE = "probe"  #: others go first: a probe, or another process's turn; no wait for quota
-    PAIR = "pair"  #: the same pair is under way elsewhere: bounded by its lease
+    QUOTA = "quota"  #: a token, or the end of a pause: the wait budget pays for it
+    PROBE = "probe"  #: others go first: a probe, or another process; the budget does not pay
+    PAIR = "pair"  #: the end of another create of its pair, at the latest of that one's lease
 
 
 @attrs.frozen
@@ -27,7 +27,7 @@ class Ask:
         headroom: slots to leave untouched.
         own_limit: the caller's own limit a window, or ``None``.
         in_doubt: whether an attempt for the pair was in doubt once, though its slot may be settled.
-        campaign: what it is counted under, once it is created.
+        campaign: the campaign under which the history counts the send.
     """
 
     lease: str
@@ -42,15 +42,15 @@ class Ask:
 
 @attrs.frozen
 class Grant:
-    """Go: ``begun`` is when, on the steady clock."""
+    """The attempt may be made. ``begun``: when that was decided, on the steady clock."""
 
     begun: float
 
 
 @attrs.frozen
 class Wait:
-    """Not now. ``until`` is the earliest time at which that changes, ``None`` if any moment may,
-    and infinite if never."""
+    """Not now. ``until``: the earliest time at which that may change, on the steady clock; ``None``
+    if it may change at any moment; infinite if it never does."""
 
     reason: Reason
     until: float | None = None
@@ -71,13 +71,13 @@ class Answer:
 
     Attributes:
         spent: whether Braze counted it: ``True``, ``False``, or ``None`` for unknown.
-        in_doubt: whether it may have created its pair, so that a repeat creates nothing new.
+        in_doubt: whether nobody knows if it created its pair. A repeat may then create nothing new.
         window: the rate-limit headers, or ``None`` without usable ones.
         date: the answer's ``Date``, epoch seconds, or ``None``.
         refused: whether it was a 429.
-        from_edge: whether something before Braze gave it.
+        from_edge: whether a 429 came from a CDN or proxy in front of Braze.
         retry_after: seconds that the answer asks to wait, or ``None``.
-        jitter: 0 to 1, drawn by the caller.
+        jitter: a random number from 0 to 1, drawn by the caller; it lengthens a pause.
     """
 
     spent: bool | None

@@ -30,7 +30,7 @@ class Share:
         return max(1, math.ceil(room / (1 + others)))
 
     def note_presence(self, process: str, now: float) -> None:
-        """It wants tokens. Seldom, since each note makes a store write."""
+        """Note that a process wants tokens; seldom, since each note makes a store write."""
         if now - self.present.get(process, -math.inf) > PRESENT / 2:
             self.present = {
                 name: asked for name, asked in self.present.items() if now - asked < PRESENT

@@ -26,12 +26,12 @@ CLOSING = 5.0
 
 @attrs.frozen
 class Sighting:
-    """The sighting of a limit higher than ours.
+    """Answers that show a limit higher than ours.
 
     Attributes:
-        window: what the answers said, the one that counted most.
-        seen: when the first of them came.
-        told: when that one came.
+        window: the headers of one of them: of the latest window, the ones that counted most.
+        seen: when the first of these answers came.
+        told: when the answer with ``window`` came.
     """
 
     window: Reading
@@ -44,17 +44,18 @@ class Window:
     """The day's window.
 
     No header alone raises the limit, since it may be another bucket's:
-    https://www.braze.com/docs/api/api_limits/ has one of 250,000 an hour. A create beyond the old
-    limit that succeeds does.
+    https://www.braze.com/docs/api/api_limits/ has one of 250,000 an hour. The limit is raised when
+    a create beyond the old limit succeeds.
 
     Attributes:
         used: the most that headers have shown in this window; within one it only grows.
         reset: when it ends; ``None`` until a believed answer came.
         learned: when the last believed answer was taken in.
         sighting: a limit higher than ours that headers show.
-        trusting: the next answer's limit is ours, since the quota was to be forgotten.
-        dismissed: a limit that was sighted, but a create beyond ours was refused, by no bucket that
-            has this limit. It is not believed for a day, or until the window ends.
+        trusting: whether the next answer's limit is taken over, since ``forget`` was called.
+        dismissed: a limit that was sighted in vain: a create beyond ours was refused, and not by
+            the bucket that has the sighted limit. The sighted limit is not noted again for a day,
+            or until the window ends.
     """
 
     limit: int = ASSUMED_LIMIT
@@ -79,12 +80,13 @@ class Window:
         if not braze_now - RESET_MARGIN < reading.reset <= braze_now + LONGEST_WAIT:
             return False
         if self.reset is not None and reading.reset > self.reset + SAME_RESET:
-            # Windows are fixed: while ours is still ahead, a later one is another bucket's, or a
-            # proxy's clock. A lower limit tells that *ours* was: the daily bucket is the small one.
+            # Windows are fixed: while our window lasts, a later reset is that of another bucket, or
+            # comes from a proxy's clock. But if the later reset has a lower limit, then *ours* was
+            # that of another bucket: the daily bucket is the small one.
             return braze_now > self.reset - CLOSING or reading.limit < self.limit
         if self.reset is not None and reading.reset < self.reset - SAME_RESET:
-            # An earlier reset is an old window's, or another bucket's, unless the request began
-            # after all that we know: then ours was wrong.
+            # An earlier reset is that of an old window or of another bucket. If the request began
+            # after all that we know, and the limit is ours, then our reset was wrong.
             return begun >= self.learned and reading.limit == self.limit
         return True
 
@@ -119,7 +121,8 @@ class Window:
     ) -> None:
         """Take in how a create beyond our limit ended: it confirms a higher one, or dismisses it.
 
-        The sighting of that very answer counts: the quota may have been forgotten before it.
+        ``reading``, of that create's answer, goes before the sighting. The sighting may be gone,
+        since ``forget`` was called meanwhile.
         """
         seen = self.sighting
         higher = reading if reading is not None and reading.limit > self.limit else None
@@ -127,8 +130,9 @@ class Window:
             higher = seen.window
         if higher is None:
             return
+        # The higher limit is ours if the create succeeded, or if its own bucket refused the create.
         if created or (reading is higher and higher.used == higher.limit):
-            self.limit, self.sighting = higher.limit, None  # or that bucket itself has refused
+            self.limit, self.sighting = higher.limit, None
         elif refused:
             self.dismissed, self.dismissed_until, self.sighting = higher.limit, now + DAY, None
 
