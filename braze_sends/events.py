@@ -399,7 +399,7 @@ class StoreUsed(Event):
 
 @attrs.frozen(kw_only=True)
 class StoreFailed(Event):
-    """The store cannot be used. Told once for each transaction that fails.
+    """The store cannot be used. Told for each transaction of those who wait that fails.
 
     Attributes:
         message: what happened, in words.

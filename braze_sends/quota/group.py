@@ -76,14 +76,14 @@ class Group:
         ahead: see ``Held``.
     """
 
-    operations: list[Operation]
     front: list[Waiter]
-    behind: list[Waiter]
-    fresh: dict[int, Waiter]
     process: str | None
-    pairs_wait: bool
     started: float
     ahead: float
+    operations: list[Operation] = attrs.field(factory=list)
+    behind: list[Waiter] = attrs.field(factory=list)
+    fresh: dict[int, Waiter] = attrs.field(factory=dict)
+    pairs_wait: bool = False
 
     @property
     def pairs(self) -> set[str]:

@@ -36,7 +36,7 @@ from braze_sends.errors import BrazeSendsError, QuotaExhaustedError, StoreError
 from braze_sends.events import (
     Audience,
     HeadersNotBelieved,
-    QuotaLearnt,
+    LimitChanged,
     StoreFailed,
     StoreRecovered,
     StoreUsed,
@@ -282,7 +282,8 @@ class Limiter:
         the same transaction runs again: its outcome places the create, or its error is told.
         """
         started, ask = self._loop.time(), waiter.ask
-        group = Group([], [waiter], [], {}, self._process, False, started, steady() - started)
+        ahead = steady() - started
+        group = Group([waiter], process=self._process, started=started, ahead=ahead)
         pairs = () if ask.pair is None else (ask.pair,)
         try:
             outcome = self._in_place(pairs, group.change)
@@ -380,7 +381,7 @@ class Limiter:
     def _in_place(self, pairs: Collection[str], change: Callable[[Transaction], T]) -> T:
         """One transaction of a store that never suspends."""
         assert self._run_in_place is not None  # noqa: S101  # whoever calls this has looked
-        if not self.audience.want(QuotaLearnt):
+        if not self.audience.want(LimitChanged):  # of all that a watch tells, the loudest
             return self._run_in_place(self._workspace, pairs, change)
         watch, started = Watch(change), self._loop.time()
         result = self._run_in_place(self._workspace, pairs, watch)
@@ -389,7 +390,7 @@ class Limiter:
 
     async def _transact(self, pairs: Collection[str], change: Callable[[Transaction], T]) -> T:
         """One transaction of a store that may suspend."""
-        if not self.audience.want(QuotaLearnt):
+        if not self.audience.want(LimitChanged):  # of all that a watch tells, the loudest
             return await self._store.transact(self._workspace, pairs, change)
         watch, started = Watch(change), self._loop.time()
         result = await self._store.transact(self._workspace, pairs, watch)

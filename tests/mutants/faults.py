@@ -2298,13 +2298,11 @@ FAULTS = (
         "a pair is not looked up in place",
         LIMITER,
         old=(
-            "group = Group([], [waiter], [], {}, self._process, False, started, "
-            "steady() - started)\n"
+            "group = Group([waiter], process=self._process, started=started, ahead=ahead)\n"
             "        pairs = () if ask.pair is None else (ask.pair,)"
         ),
         new=(
-            "group = Group([], [waiter], [], {}, self._process, False, started, "
-            "steady() - started)\n"
+            "group = Group([waiter], process=self._process, started=started, ahead=ahead)\n"
             "        pairs = ()"
         ),
         breaks="A pair that exists is asked for again.",

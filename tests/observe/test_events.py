@@ -548,6 +548,17 @@ def test_a_retry_and_a_failure_are_logged_as_information(caplog: pytest.LogCaptu
     )
 
 
+def test_a_limit_that_changes_is_logged_as_information(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a word of the other numbers."""
+    caplog.set_level(logging.INFO, "braze_sends")
+
+    async def schedule(world: World) -> None:
+        await world.client().create_send_id("campaign", "send")
+
+    play(schedule, daily_limit=30)
+    assert [("INFO", "limit changed")] == [(r.levelname, r.event) for r in caplog.records]  # type: ignore[attr-defined]  # an extra
+
+
 def test_a_refusal_is_logged_as_information(caplog: pytest.LogCaptureFixture) -> None:
     """It needs nobody's attention by itself."""
     caplog.set_level(logging.INFO, "braze_sends")
