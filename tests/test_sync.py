@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
 import pickle
 import threading
 import traceback
@@ -172,9 +173,13 @@ def test_requests_and_on_outcome_run_in_the_thread_of_the_caller(server: Server)
 def test_a_bad_argument_of_a_batch_raises_before_anything_is_taken(server: Server) -> None:
     """Each is told as the async client tells it, and ``requests`` is not touched."""
     requests = iter(named(1))
+
+    async def awaits(outcome: Outcome) -> None:
+        raise AssertionError
+
     with server.client() as braze:
         with pytest.raises(ConfigurationError, match="on_outcome must be a plain function"):
-            braze.create_send_ids(requests, on_outcome=asyncio.sleep)
+            braze.create_send_ids(requests, on_outcome=awaits)
         with pytest.raises(ConfigurationError, match="concurrency must be 1 or more"):
             braze.create_send_ids(requests, concurrency=0)
         with pytest.raises(ConfigurationError, match="an iterable of CreateSendId, not int"):
@@ -184,7 +189,7 @@ def test_a_bad_argument_of_a_batch_raises_before_anything_is_taken(server: Serve
 
 
 def test_an_iterator_takes_requests_as_it_goes(server: Server) -> None:
-    """A plain generator: of endless requests it takes those that it needs."""
+    """Of endless requests it takes those that it needs."""
     taken: list[int] = []
 
     def requests() -> Iterator[CreateSendId]:
@@ -196,7 +201,6 @@ def test_an_iterator_takes_requests_as_it_goes(server: Server) -> None:
         server.client() as braze,
         closing(braze.iter_send_ids(requests(), concurrency=1)) as outcomes,
     ):
-        assert inspect.isgenerator(outcomes)
         assert [] == taken
         first = next(outcomes)
         assert ("s1", True) == (first.request.send_id, first.result is not None)
@@ -261,9 +265,11 @@ def test_an_async_iterable_is_taken_too(server: Server) -> None:
 
 
 def test_an_iterator_that_was_not_begun_costs_nothing(server: Server) -> None:
-    """Closing it sends nothing."""
+    """It is a plain generator; closing it sends nothing."""
     with server.client() as braze:
-        braze.iter_send_ids(named(3)).close()
+        outcomes = braze.iter_send_ids(named(3))
+        assert inspect.isgenerator(outcomes)
+        outcomes.close()
     assert [] == server.fake.requests
 
 
@@ -292,7 +298,7 @@ def test_the_clients_own_thread_cannot_call_it(server: Server) -> None:
 
     with (
         server.client(send_id_factory=factory) as braze,
-        pytest.raises(ConfigurationError, match="use braze_sends.SendsClient there"),
+        pytest.raises(ConfigurationError, match=r"use braze_sends\.SendsClient there"),
     ):
         braze.create_send_id("campaign")
 
@@ -300,7 +306,7 @@ def test_the_clients_own_thread_cannot_call_it(server: Server) -> None:
 async def test_a_session_is_refused() -> None:
     """It belongs to another event loop; the error names the client that takes one."""
     async with aiohttp.ClientSession() as session:
-        with pytest.raises(ConfigurationError, match="or use braze_sends.SendsClient"):
+        with pytest.raises(ConfigurationError, match=r"or use braze_sends\.SendsClient"):
             SendsClient(KEY, base_url="US-01", session=session)
 
 
@@ -387,9 +393,10 @@ def test_an_interrupted_wait_calls_the_create_off(
         def creates() -> Any:
             return braze._client._creates_of_loop
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(sync, "_result", interrupted)
-            braze.create_send_id("campaign", "s1")
+            with pytest.raises(KeyboardInterrupt):
+                braze.create_send_id("campaign", "s1")
         wait_until(lambda: not creates().running)
     assert [("campaign", "s0")] == server.fake.created
 
@@ -430,7 +437,7 @@ def test_a_fork_gets_a_thread_of_its_own(server: Server, monkeypatch: pytest.Mon
     parent, limit = braze._thread, braze.rate_limit
     assert parent is not None
     with monkeypatch.context() as patch:
-        patch.setattr(sync.os, "getpid", lambda: -1)
+        patch.setattr(os, "getpid", lambda: -1)
         assert limit == braze.rate_limit
         assert braze.create_send_id("campaign", "s0").reused
         assert not braze.create_send_id("campaign", "child").reused
@@ -450,7 +457,7 @@ def test_a_client_closed_before_a_fork_is_closed_in_it(
     """Closing it there waits for nothing."""
     braze = server.client()
     braze.close()
-    monkeypatch.setattr(sync.os, "getpid", lambda: -1)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
     braze.close()
     with pytest.raises(ConfigurationError, match="closed; make a new one"):
         braze.quota()
