@@ -315,23 +315,22 @@ class SendsClient:
                     await asyncio.wrap_future(came.taken)
 
         async def gone(client: asynchronous.SendsClient) -> None:
-            if tasks:
-                await asyncio.wait(tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
         future = thread.start(run)
         try:
             future.add_done_callback(told.put)
-            while (one := told.get()) is not future:
+            while not isinstance(one := told.get(), Future):
                 if isinstance(one, _Wanted):
                     one.take(items)
-                elif isinstance(one, _Came):
-                    yield one.place, one.outcome
-                    if not thread.is_here:
-                        raise ConfigurationError(
-                            "this iterator belongs to the process that forked; call iter_send_ids "
-                            "again in this one"
-                        )
-                    _let(one.taken, lambda: None)
+                    continue
+                yield one.place, one.outcome
+                if not thread.is_here:
+                    raise ConfigurationError(
+                        "this iterator belongs to the process that forked; call iter_send_ids "
+                        "again in this one"
+                    )
+                _let(one.taken, lambda: None)
             _result(future)
         finally:
             if thread.is_here and not future.done():
