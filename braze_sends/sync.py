@@ -43,6 +43,7 @@ from braze_sends.batch import Outcome
 from braze_sends.client import UNSET, _Unset, new_send_id
 from braze_sends.errors import ConfigurationError
 from braze_sends.models import CreateSendId, Ping, QuotaStatus, RateLimit, SendId
+from braze_sends.stores import sqlite  # noqa: F401  # before our hooks of forks, see below
 from braze_sends.stores.store import Store
 
 __all__ = ["SendsClient"]
@@ -548,7 +549,8 @@ def _at_exit() -> None:
     concurrent.futures.wait([thread.ended for thread in here])
 
 
-# Windows has no forks.
+# These hooks run in reverse order before a fork. The loops have to rest before those of SQLiteStore
+# hold its files, else a loop opens another file meanwhile. Windows has no forks.
 getattr(os, "register_at_fork", lambda **hooks: None)(
     before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
 )

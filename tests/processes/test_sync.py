@@ -119,6 +119,26 @@ assert [0] * 12 == [child.exitcode for child in children]
     assert (4 * 8 + 12 * 4, 0) == (len(server.fake.created), server.fake.refused)
 
 
+def test_the_loops_rest_before_the_files_of_sqlite_are_held() -> None:
+    """Else a loop could open another file meanwhile, and the fork's copy of SQLite be locked."""
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os\n"
+            "def told(**hooks): print(getattr(hooks.get('before'), '__module__', ''))\n"
+            "os.register_at_fork = told\n"
+            "import braze_sends.sync",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    # They run in reverse order.
+    ours = [name for name in told.stdout.split() if name.startswith("braze_sends")]
+    assert ["braze_sends.stores.sqlite", "braze_sends.sync"] == ours
+
+
 def test_a_fork_may_leave_a_loop_over_outcomes(server: Server) -> None:
     """The child has no part in the parent's batch, and exits without waiting for it."""
     server.run("""
