@@ -51,7 +51,9 @@ def quick(session: nox.Session) -> None:
     """The inner loop: the tests that start no process, in some seconds."""
     # These two take a third of the time.
     others = [f"--ignore=tests/{folder}" for folder in ("simulation", "fuzz")]
-    _pytest(session, "-m", "not process and not long", *others, *session.posargs)
+    _pytest(
+        session, "-m", "not process and not long and not integration", *others, *session.posargs
+    )
 
 
 @nox.session(python=_found())
@@ -75,6 +77,13 @@ def tests(session: nox.Session) -> None:
 def long(session: nox.Session) -> None:
     """10,000 simulated days, every small schedule, fuzzing, a hundred kills a store."""
     _pytest(session, "-m", "long", "--timeout", "3000", *session.posargs)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """What other projects make of the client and its errors: a real Celery worker."""
+    _install(session, "integration")
+    session.run("python", "-m", "pytest", "-q", "-m", "integration", *session.posargs)
 
 
 @nox.session

@@ -19,12 +19,14 @@
         └── APIResponseValidationError       a 2xx whose body is not what Braze documents
 
 All of them pickle, and none holds a key, a request header or a live response: they are made of
-text and numbers that have been cleaned of the key.
+text and numbers that have been cleaned of the key. ``to_dict`` and ``from_dict`` go through JSON.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from typing import Any, Final
 
 from braze_sends.models import RateLimit
 
@@ -32,8 +34,15 @@ from braze_sends.models import RateLimit
 class BrazeSendsError(Exception):
     """The root of every error this package raises.
 
+    Args:
+        message: what happened, in words.
+        told: what ``to_dict`` of another error told. It takes the place of all other arguments. A
+            field that is missing in it is unknown: ``quota_spent`` is then ``None``.
+
     Attributes:
         message: what happened, in words.
+        args: the message and ``to_dict()``, so that ``type(error)(*error.args)``, by which some
+            task queues rebuild an error, loses nothing.
         quota_spent: whether the *whole call*, all its attempts together, has cost a slot of the
             quota: ``False`` surely not, ``True`` surely, ``None`` unknown.
         campaign_id: the campaign of the create that failed, or ``None`` outside a create.
@@ -46,6 +55,7 @@ class BrazeSendsError(Exception):
     def __init__(
         self,
         message: str,
+        told: object = None,
         *,
         quota_spent: bool | None = False,
         campaign_id: str | None = None,
@@ -56,9 +66,53 @@ class BrazeSendsError(Exception):
         self.quota_spent = quota_spent
         self.campaign_id = campaign_id
         self.send_id = send_id
+        self._take(told)
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return self.message, self.to_dict()
+
+    @args.setter
+    def args(self, args: tuple[Any, ...]) -> None:
+        if args:
+            self.message = str(args[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error for JSON: the name of its class as ``error``, and all its attributes.
+
+        Times are ISO 8601 text, and ``rate_limit`` is an object of its own.
+        """
+        fields = {name: value for name, value in vars(self).items() if name in _READ}
+        plain = {name: _plain(value) for name, value in fields.items()}
+        return {"error": type(self).__name__, "message": self.message, **plain}
+
+    @staticmethod
+    def from_dict(told: Mapping[str, Any]) -> BrazeSendsError:
+        """The error that ``to_dict`` told, of the same class.
+
+        An unknown class, of a newer release or of your own, becomes ``BrazeSendsError``. A field
+        that this release does not know is passed over. A ``quota_spent`` that is missing or makes
+        no sense is ``None``, for unknown; any other such attribute has its default.
+        """
+        kinds = {kind.__name__: kind for kind in _tree(BrazeSendsError) if _is_ours(kind)}
+        kind = kinds.get(str(told.get("error")), BrazeSendsError)
+        return kind(str(told.get("message", "")), told)
+
+    def _take(self, told: object) -> None:
+        """Take over what another error told, as far as this class knows it."""
+        if told is None:
+            return
+        fields = told if isinstance(told, Mapping) else {}
+        self.quota_spent = None
+        for name in _READ.keys() & vars(self).keys() & fields.keys():
+            try:
+                value = _READ[name](fields[name])
+            except (LookupError, TypeError, ValueError):
+                continue
+            setattr(self, name, value)
 
 
 class ConfigurationError(BrazeSendsError, ValueError):
@@ -81,6 +135,7 @@ class QuotaExhaustedError(BrazeSendsError):
     def __init__(
         self,
         message: str,
+        told: object = None,
         *,
         limit: int | None = None,
         remaining: int | None = None,
@@ -95,6 +150,7 @@ class QuotaExhaustedError(BrazeSendsError):
         self.remaining = remaining
         self.resets_at = resets_at
         self.retry_after = retry_after
+        self._take(told)
 
     def __str__(self) -> str:
         when = "" if self.retry_after is None else f"; come back in {self.retry_after:.0f} s"
@@ -116,14 +172,16 @@ class APIConnectionError(BrazeSendsError):
     def __init__(
         self,
         message: str,
+        told: object = None,
         *,
         permanent: bool = False,
-        quota_spent: bool | None = False,
+        quota_spent: bool | None = None,
         campaign_id: str | None = None,
         send_id: str | None = None,
     ) -> None:
         super().__init__(message, quota_spent=quota_spent, campaign_id=campaign_id, send_id=send_id)
         self.permanent = permanent
+        self._take(told)
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
@@ -146,6 +204,7 @@ class APIResponseError(BrazeSendsError):
     def __init__(
         self,
         message: str,
+        told: object = None,
         *,
         status_code: int = 0,
         errors: tuple[object, ...] = (),
@@ -164,6 +223,7 @@ class APIResponseError(BrazeSendsError):
         self.rate_limit = rate_limit
         self.retry_after = retry_after
         self.from_edge = from_edge
+        self._take(told)
 
     def __str__(self) -> str:
         request = f" (request {self.request_id})" if self.request_id else ""
@@ -200,3 +260,66 @@ class InternalServerError(APIStatusError):
 
 class APIResponseValidationError(APIResponseError):
     """A 2xx answer whose body is not what Braze documents."""
+
+
+def _one_of(*kinds: type) -> Callable[[Any], Any]:
+    def read(value: object) -> object:
+        if value is None or type(value) in kinds:
+            return value
+        raise TypeError
+
+    return read
+
+
+def _time(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
+
+
+def _rate_limit(value: Mapping[str, Any] | None) -> RateLimit | None:
+    if value is None:
+        return None
+    limit, remaining = int(value["limit"]), int(value["remaining"])
+    return RateLimit(limit, remaining, datetime.fromisoformat(value["resets_at"]))
+
+
+_text, _flag, _whole, _list = _one_of(str), _one_of(bool), _one_of(int), _one_of(list, tuple)
+
+#: The attributes that ``to_dict`` tells, and how each is read.
+_READ: Final[dict[str, Callable[[Any], Any]]] = {
+    "quota_spent": _flag,
+    "campaign_id": _text,
+    "send_id": _text,
+    "limit": _whole,
+    "remaining": _whole,
+    "resets_at": _time,
+    "retry_after": _one_of(int, float),
+    "permanent": bool,
+    "status_code": int,
+    "errors": lambda value: tuple(_list(value)),
+    "request_id": _text,
+    "rate_limit": _rate_limit,
+    "from_edge": bool,
+    "line": _text,
+}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, RateLimit):
+        return {
+            "limit": value.limit,
+            "remaining": value.remaining,
+            "resets_at": value.resets_at.isoformat(),
+        }
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _tree(kind: type[BrazeSendsError]) -> Iterator[type[BrazeSendsError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _tree(below)
+
+
+def _is_ours(kind: type[BrazeSendsError]) -> bool:
+    return kind.__module__.startswith("braze_sends.")

@@ -57,9 +57,10 @@ class JournalError(BrazeSendsError):
             ``None`` while nothing was to be written yet.
     """
 
-    def __init__(self, message: str, *, line: str | None = None) -> None:
+    def __init__(self, message: str, told: object = None, *, line: str | None = None) -> None:
         super().__init__(message, quota_spent=False if line is None else None)
         self.line = line
+        self._take(told)
 
 
 @attrs.frozen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import pickle
 import pydoc
 import subprocess
@@ -37,6 +38,7 @@ from braze_sends import (
     RateLimitError,
     StoreError,
 )
+from braze_sends.journal import JournalError
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -71,8 +73,12 @@ ALL = [kind for kind in tree(BrazeSendsError) if kind.__module__ == "braze_sends
 
 def full(kind: type[BrazeSendsError]) -> BrazeSendsError:
     """An error with every attribute set to something that is no default."""
-    names = [name for name in inspect.signature(kind).parameters if name != "message"]
-    return kind(VALUES["message"], **{name: VALUES[name] for name in names})
+    return kind(VALUES["message"], **{name: VALUES[name] for name in fields(kind)})
+
+
+def fields(kind: type[BrazeSendsError]) -> list[str]:
+    """The attributes of an error, besides its message."""
+    return [name for name in inspect.signature(kind).parameters if name not in {"message", "told"}]
 
 
 @pytest.mark.parametrize(
@@ -137,10 +143,12 @@ def test_the_message_alone_makes_an_error(kind: type[BrazeSendsError]) -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_unless_told_only_an_answer_leaves_the_quota_unknown(kind: type[BrazeSendsError]) -> None:
-    """Without an answer nothing is taken to be spent; with one, that is not known."""
-    expected = None if issubclass(kind, APIResponseError) else False
-    assert expected is kind("words").quota_spent
+def test_unless_told_an_error_of_the_way_to_braze_leaves_the_quota_unknown(
+    kind: type[BrazeSendsError],
+) -> None:
+    """All others mean that nothing was sent."""
+    unknown = issubclass(kind, APIConnectionError | APIResponseError)
+    assert (None if unknown else False) is kind("words").quota_spent
 
 
 COPIES: list[tuple[str, Callable[[Any], Any]]] = [
@@ -172,8 +180,96 @@ def test_an_error_survives_a_pickle_and_a_copy(
     assert str(error) == str(other)
     assert error.args == other.args
     assert vars(error) == vars(other)
-    names = list(inspect.signature(kind).parameters)
+    names = ["message", *fields(kind)]
     assert [VALUES[name] for name in names] == [getattr(other, name) for name in names]
+
+
+@pytest.mark.parametrize("kind", [*ALL, JournalError])
+def test_an_error_rebuilt_from_its_arguments_is_whole(kind: type[BrazeSendsError]) -> None:
+    """Task queues send ``error.args`` through JSON and call the class with what comes out."""
+    error = full(kind) if kind in ALL else JournalError("no room", line="{}")
+    error.quota_spent = None  # changed later, as the client does
+    other = kind(*json.loads(json.dumps(error.args, allow_nan=False)))
+    assert (str(error), vars(error), error.args) == (str(other), vars(other), other.args)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_an_error_survives_json(kind: type[BrazeSendsError]) -> None:
+    """``from_dict`` gives back what ``to_dict`` told, of the same class."""
+    told = json.loads(json.dumps(full(kind).to_dict(), allow_nan=False))
+    assert kind.__name__ == told["error"]
+    other = BrazeSendsError.from_dict(told)
+    assert (kind, vars(full(kind))) == (type(other), vars(other))
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize(
+    "lost",
+    [{}, "{'quota_spent': False, …", {"quota_spent": "no", "send_id": 7}, {"newer": 1}],
+    ids=["empty", "cut off", "ill-typed", "newer"],
+)
+def test_what_was_lost_is_unknown(kind: type[BrazeSendsError], lost: object) -> None:
+    """A lost ``quota_spent`` never reads as a promise that nothing was spent."""
+    error = kind("words", lost)
+    assert (None, None, None) == (error.quota_spent, error.campaign_id, error.send_id)
+    assert vars(kind("words", quota_spent=None)) == vars(error)
+
+
+def test_an_error_of_a_newer_release_is_still_one() -> None:
+    """An unknown class is the root, with what this release understands."""
+    told = {
+        "error": "NewerError",
+        "message": "words",
+        "quota_spent": True,
+        "newer": [1],
+        "limit": 3,
+    }
+    error = BrazeSendsError.from_dict(told)
+    assert (BrazeSendsError, "words", True) == (type(error), str(error), error.quota_spent)
+    assert not hasattr(error, "limit")
+    assert "" == str(BrazeSendsError.from_dict({}))
+
+
+def test_an_error_of_somebody_elses_class_is_the_root() -> None:
+    """Its constructor may take other arguments."""
+
+    class StoreError(BrazeSendsError):
+        def __init__(self) -> None:
+            super().__init__("words")
+
+    told = StoreError().to_dict()
+    assert braze_sends.StoreError is type(BrazeSendsError.from_dict(told))
+    told["error"] = "Other"
+    assert BrazeSendsError is type(BrazeSendsError.from_dict(told))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("resets_at", "soon", None),
+        ("resets_at", None, None),
+        ("retry_after", 3, 3),
+        ("limit", True, None),
+    ],
+)
+def test_each_field_is_read_by_its_type(name: str, value: object, expected: object) -> None:
+    """What makes no sense is as if it were missing."""
+    assert expected == getattr(QuotaExhaustedError("words", {name: value}), name)
+
+
+@pytest.mark.parametrize("value", [None, {}, {"limit": 1, "remaining": 1}, 7])
+def test_a_rate_limit_that_makes_no_sense_is_none(value: object) -> None:
+    """Its three numbers come together or not at all."""
+    assert RateLimitError("words", {"rate_limit": value}).rate_limit is None
+
+
+def test_a_prefix_put_before_the_message_is_kept() -> None:
+    """Some tools assign ``args`` to say where an error came from."""
+    error = StoreError("words", send_id="s")
+    error.args = ("in task 7: words", *error.args[1:])
+    assert ("in task 7: words", "s") == (str(error), error.send_id)
+    error.args = ()
+    assert "in task 7: words" == str(error)
 
 
 def _raise(error: BrazeSendsError) -> None:
