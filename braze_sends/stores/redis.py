@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import secrets
 import socket
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -18,11 +19,14 @@ import attrs
 from braze_sends.errors import ConfigurationError, StoreError
 from braze_sends.quota.rule.bucket import Bucket
 from braze_sends.stores.codec import dump, load_bucket, load_remembered
+from braze_sends.stores.redis_clients import make, opened, place_of
+from braze_sends.stores.redis_errors import in_words
 from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction, steady
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
     from redis.asyncio.connection import AbstractConnection
+
+    from braze_sends.stores.redis_clients import Client
 
 T = TypeVar("T")
 
@@ -33,6 +37,8 @@ COMMAND_TIMEOUT, CONTENTION_TIMEOUT = 5.0, 20.0
 BEHIND = 0.1
 #: Seconds in a second by which the server's clock may be slower than ours.
 DRIFT = 1e-4
+#: Seconds between two tries of a step whose keys are on two nodes of a cluster.
+SLOT_MOVES = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 # Compares what a process assumes with what is true. If all of it holds, the new state is kept, if
 # there is one, and the reply is the time alone. Else nothing is written, and the reply is what is
@@ -82,6 +88,7 @@ if new ~= '' then
 end
 return time
 """
+_STEP_SHA = hashlib.sha1(_STEP.encode(), usedforsecurity=False).hexdigest()
 
 
 @attrs.frozen
@@ -139,15 +146,18 @@ class _Client:
 
     Attributes:
         redis: opens and uses them.
-        own: closes them when it is closed.
+        own: closes them when it is closed; ``None`` if they are the application's.
         connections: what is known of them.
+        watched: whether each new server means a new connection that is counted. So it is neither
+            with an application's client nor in a cluster, where a replica may be known already.
         believed: on a server that does not tell its run_id, for each workspace how many had been
             opened when its record was last kept here.
     """
 
-    redis: Redis
-    own: AsyncGenerator[Redis]
+    redis: Client
+    own: AsyncGenerator[Client] | None
     connections: _Connections
+    watched: bool
     believed: dict[str, int] = attrs.field(factory=dict)
 
     def hang_up(self) -> None:
@@ -161,42 +171,56 @@ class _Client:
 
 
 class RedisStore:
-    """The quota on a Redis or Valkey server that many hosts share.
+    """The quota on a Redis or Valkey server, cluster or Sentinel master that many hosts share.
 
     Its clock is the server's, so a host whose clock is off hurts nobody. Commands are retried, and
     a lost reply never counts twice. All keys of a workspace share a hash tag, so that a cluster
-    keeps them together; the client itself talks to one server and follows no redirections.
-    Nothing is opened before the first transaction. Each event loop has connections of its own.
-    They are closed when the loop ends, by ``close``, and if the loop does not run while another one
-    begins to use the store.
+    keeps them on one node. Nothing is opened before the first transaction.
+
+    With a URL, each event loop has connections of its own. They are closed when the loop ends, by
+    ``close``, and if the loop does not run while another one begins to use the store.
+
+    With ``client``, the store uses the application's client and never closes it. A client belongs
+    to the event loop that uses it first; a transaction in another loop raises ``StoreError`` unless
+    the first loop is closed.
 
     Args:
-        url: ``redis://host:6379/0``, ``rediss://…`` for TLS, or ``unix:///path``.
+        url: ``redis://user:password@host:6379/0`` or ``unix:///path`` for one server,
+            ``redis+cluster://host:6379,host:6379`` for a cluster,
+            ``redis+sentinel://host:26379,host:26379/service/0`` for the master that sentinels
+            name. ``rediss…`` in place of ``redis…`` for TLS. Options of redis-py may follow a
+            ``?``.
+        client: in place of ``url``, a ``redis.asyncio`` client: ``Redis``, ``RedisCluster``, or
+            what ``Sentinel.master_for`` returns. Its pool, TLS, credentials, timeouts and retries
+            are used as they are, and ``decode_responses`` may be set. Its user must be allowed to
+            run ``INFO``.
 
     Raises:
-        ConfigurationError: the extra ``redis`` is not installed, or the URL cannot be used.
+        ConfigurationError: the extra ``redis`` is not installed, the URL cannot be used, or not
+            exactly one of ``url`` and ``client`` is given.
     """
 
     shared = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | None = None, *, client: Client | None = None) -> None:
         try:
-            from redis.asyncio import Redis
+            from redis.asyncio import Redis, RedisCluster
         except ImportError:
             raise ConfigurationError(
                 "RedisStore needs the redis package: pip install 'braze_sends[redis]'"
             ) from None
-        try:
-            parts = urlsplit(url)
-            # Makes a connection without connecting: so an unknown option is told here.
-            Redis.from_url(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]  # theirs
-        except (ValueError, AttributeError, TypeError):
+        if (url is None) == (client is None):
+            raise ConfigurationError("RedisStore needs either a URL or client=, and not both")
+        self._url, self._given = url, client
+        if url is not None:
+            self._name = _usable(url)
+        elif isinstance(client, Redis | RedisCluster):
+            self._name = place_of(client)
+        else:
             raise ConfigurationError(
-                "RedisStore needs a redis://, rediss:// or unix:// URL"
-            ) from None
-        self._url = url
-        # Without what may be a password; one with a slash in it ends up in the path.
-        self._name = f"{parts.scheme}://{(parts.netloc + parts.path).rpartition('@')[2]}"
+                "RedisStore needs a client of redis.asyncio: Redis, RedisCluster, or what "
+                "Sentinel.master_for returns"
+            )
         self._clients: dict[asyncio.AbstractEventLoop, _Client] = {}
         self._lock = threading.Lock()
         # The highest count that was seen of each workspace's record.
@@ -215,17 +239,19 @@ class RedisStore:
         """See ``Store.transact``.
 
         Raises:
-            StoreError: the server cannot be reached, or does not let this in for 20 s.
+            StoreError: the server cannot be reached or used, or does not let this in for 20 s.
         """
-        from redis.exceptions import RedisError
+        from redis.exceptions import RedisClusterException, RedisError
 
         try:
             async with asyncio.timeout(CONTENTION_TIMEOUT) as limit:
                 return await self._transact(limit, await self._client(), workspace, pairs, change)
         except TimeoutError:
             raise StoreError(f"{self._name}: too slow, or too many at once") from None
-        except (RedisError, OSError) as error:
-            raise StoreError(f"{self._name}: {error}") from error
+        except (RedisError, RedisClusterException, OSError) as error:
+            words = in_words(error, self._name)
+        # Not from that error: it may repeat a command, with the password in it.
+        raise StoreError(f"{self._name}: {words}")
 
     async def _transact(
         self,
@@ -282,6 +308,12 @@ class RedisStore:
             seen = found
 
     def _begin(self, client: _Client, workspace: str, seen: _Seen) -> Transaction:
+        if not seen.server and not client.watched:
+            # Nothing would show that another server has taken over, which may lack writes.
+            raise StoreError(
+                f"{self._name}: the server does not tell its run_id: allow the user to run INFO "
+                "(ACL SETUSER … +info)"
+            )
         # The server's clock is taken for UTC until a Date of Braze's corrects it.
         bucket = load_bucket(seen.state) if seen.state else Bucket(offset=0.0)
         set_back = seen.count < self._counts.get(workspace, 0)
@@ -291,12 +323,12 @@ class RedisStore:
         pairs = {pair: load_remembered(memory) for pair, memory in seen.memories.items()}
         return Transaction(seen.now, bucket, pairs)
 
-    async def _look(self, redis: Redis, workspace: str, pairs: list[str]) -> _Seen:
+    async def _look(self, redis: Client, workspace: str, pairs: list[str]) -> _Seen:
         return (await self._ask(redis, workspace, pairs, _NOTHING, _NOTHING, {}))[1]
 
     async def _ask(
         self,
-        redis: Redis,
+        redis: Client,
         workspace: str,
         pairs: list[str],
         seen: _Seen,
@@ -342,28 +374,50 @@ class RedisStore:
         return clock + (steady() - at) * (1 - DRIFT)
 
     async def _step(
-        self, redis: Redis, workspace: str, pairs: list[str], arguments: list[Any]
+        self, redis: Client, workspace: str, pairs: list[str], arguments: list[Any]
     ) -> list[bytes]:
+        from redis.exceptions import ClusterError
+
         tag = "braze_sends:{" + quote(workspace, safe="") + "}"
         keys = [f"{tag}:quota", *(f"{tag}:pair:{pair}" for pair in pairs)]
-        found: list[bytes] = await redis.register_script(_STEP)(keys=keys, args=arguments)
-        return found
+        # As bytes, whatever encoding the client has.
+        texts = [one if isinstance(one, bytes) else str(one).encode() for one in keys + arguments]
+        for pause in (*SLOT_MOVES, None):
+            try:
+                return await _run(redis, len(keys), texts)
+            except ClusterError as error:
+                # Its slot moves, and neither node has all of its keys: redis-py follows MOVED, ASK
+                # and TRYAGAIN so often, and gives up. Other errors are subclasses.
+                if pause is None or type(error) is not ClusterError:
+                    raise
+                await asyncio.sleep(pause)
+            except RuntimeError as error:
+                # What asyncio says of a connection that another loop has opened.
+                if self._given is None or "loop" not in str(error):
+                    raise
+                raise StoreError(_OTHER_LOOP.format(self._name)) from None
+        raise AssertionError  # the last try returns or raises
 
     async def _client(self) -> _Client:
         loop = asyncio.get_running_loop()
         with self._lock:
-            client = self._clients.get(loop)
-            if client is None:
-                for other in [one for one in self._clients if not one.is_running()]:
-                    self._clients.pop(other).hang_up()
-        if client is None:
-            client = await _opened(self._url)
-            with self._lock:
-                client = self._clients.setdefault(loop, client)
-        return client
+            if (client := self._clients.get(loop)) is not None:
+                return client
+            if self._given is not None:
+                if not all(one.is_closed() for one in self._clients):
+                    raise StoreError(_OTHER_LOOP.format(self._name))
+                client = _Client(self._given, None, _Connections(), watched=False)
+                self._clients = {loop: client}
+                return client
+            for other in [one for one in self._clients if not one.is_running()]:
+                self._clients.pop(other).hang_up()
+        client = await _opened(str(self._url))
+        with self._lock:
+            return self._clients.setdefault(loop, client)
 
     async def close(self) -> None:
-        """Close the connections; they are opened again if need be."""
+        """Close the connections, unless they are the application's; they are opened again if need
+        be."""
         with self._lock:
             clients, self._clients = self._clients, {}
         own = clients.pop(asyncio.get_running_loop(), None)
@@ -376,6 +430,33 @@ class RedisStore:
                     client.hang_up()
         if own is not None:
             await _closed(own)
+
+
+_OTHER_LOOP = (
+    "{}: the client that RedisStore was given belongs to another event loop: give each loop a "
+    "store and a client of its own, or give RedisStore a URL"
+)
+
+
+def _usable(url: str) -> str:
+    """The URL without user, password and options.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
+    try:
+        # Makes a connection without connecting: so an unknown option is told here.
+        for client in make(url):
+            if (pool := getattr(client, "connection_pool", None)) is not None:
+                pool.make_connection()
+        parts = urlsplit(url)
+    except (ValueError, AttributeError, TypeError, KeyError):
+        raise ConfigurationError(
+            "RedisStore needs a redis://, rediss:// or unix:// URL, or "
+            "redis+cluster://host:port,host:port, or redis+sentinel://host:port,host:port/service/db"
+        ) from None
+    # One with a slash in its password has that in the path.
+    return f"{parts.scheme}://{(parts.netloc + parts.path).rpartition('@')[2]}"
 
 
 def _may_be_old(
@@ -410,6 +491,8 @@ _closing: set[asyncio.Task[None]] = set()
 async def _closed(client: _Client) -> None:
     from redis.exceptions import RedisError
 
+    if client.own is None:
+        return
     # A server that does not let go in time is let go all the same.
     with contextlib.suppress(RedisError, OSError):
         await client.own.aclose()
@@ -417,29 +500,19 @@ async def _closed(client: _Client) -> None:
 
 async def _opened(url: str) -> _Client:
     connections = _Connections()
-    own = _own_redis(url, connections.connected)
-    return _Client(await anext(own), own, connections)
+    own = opened(url, connections.connected, COMMAND_TIMEOUT)
+    watched = "+cluster://" not in url
+    return _Client(await anext(own), own, connections, watched)
 
 
-async def _own_redis(
-    url: str, connected: Callable[[AbstractConnection], Coroutine[Any, Any, None]]
-) -> AsyncGenerator[Redis]:
-    # An async generator, since asyncio closes those that are open when a loop ends.
-    from redis.asyncio import Redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import ExponentialBackoff
-    from redis.exceptions import ConnectionError as Unconnected
-    from redis.exceptions import TimeoutError as TimedOut
+async def _run(redis: Client, keys: int, texts: list[bytes]) -> list[bytes]:
+    """Run the step. It may run twice if a reply is lost, which does no harm."""
+    from redis.exceptions import NoScriptError
 
-    redis = Redis.from_url(
-        url,
-        socket_timeout=COMMAND_TIMEOUT,
-        socket_connect_timeout=COMMAND_TIMEOUT,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
-        retry_on_error=[Unconnected, TimedOut, OSError],
-        redis_connect_func=connected,
-    )
     try:
-        yield redis
-    finally:
-        await redis.aclose()
+        found: list[bytes] = await redis.execute_command(
+            "EVALSHA", _STEP_SHA, keys, *texts, NEVER_DECODE=True
+        )
+    except NoScriptError:
+        found = await redis.execute_command("EVAL", _STEP.encode(), keys, *texts, NEVER_DECODE=True)
+    return found
