@@ -246,10 +246,12 @@ class RedisStore:
         try:
             async with asyncio.timeout(CONTENTION_TIMEOUT) as limit:
                 return await self._transact(limit, await self._client(), workspace, pairs, change)
-        except TimeoutError:
-            raise StoreError(f"{self._name}: too slow, or too many at once") from None
+        except TimeoutError as error:
+            words = "too slow, or too many at once"
+            if self._reached == (0.0, 0.0):  # no server has ever answered
+                words = in_words(error)
         except (RedisError, RedisClusterException, OSError) as error:
-            words = in_words(error, self._name)
+            words = in_words(error)
         # Not from that error: it may repeat a command, with the password in it.
         raise StoreError(f"{self._name}: {words}")
 
@@ -377,18 +379,26 @@ class RedisStore:
         self, redis: Client, workspace: str, pairs: list[str], arguments: list[Any]
     ) -> list[bytes]:
         from redis.exceptions import ClusterError
+        from redis.exceptions import ConnectionError as Unconnected
+        from redis.exceptions import TimeoutError as TimedOut
 
         tag = "braze_sends:{" + quote(workspace, safe="") + "}"
         keys = [f"{tag}:quota", *(f"{tag}:pair:{pair}" for pair in pairs)]
         # As bytes, whatever encoding the client has.
         texts = [one if isinstance(one, bytes) else str(one).encode() for one in keys + arguments]
-        for pause in (*SLOT_MOVES, None):
+        pauses, again = iter(SLOT_MOVES), self._given is not None
+        while True:
             try:
                 return await _run(redis, len(keys), texts)
+            except (Unconnected, TimedOut):
+                # An application's client may try nothing again, and only the reply may be lost.
+                if not again:
+                    raise
+                again = False
             except ClusterError as error:
-                # Its slot moves, and neither node has all of its keys: redis-py follows MOVED, ASK
-                # and TRYAGAIN so often, and gives up. Other errors are subclasses.
-                if pause is None or type(error) is not ClusterError:
+                # The slot moves, and neither node has all of its keys: redis-py follows MOVED, ASK
+                # and TRYAGAIN so often, and gives up. Its other errors are subclasses.
+                if type(error) is not ClusterError or (pause := next(pauses, None)) is None:
                     raise
                 await asyncio.sleep(pause)
             except RuntimeError as error:
@@ -396,7 +406,6 @@ class RedisStore:
                 if self._given is None or "loop" not in str(error):
                     raise
                 raise StoreError(_OTHER_LOOP.format(self._name)) from None
-        raise AssertionError  # the last try returns or raises
 
     async def _client(self) -> _Client:
         loop = asyncio.get_running_loop()

@@ -68,6 +68,11 @@ _ROWS: tuple[tuple[str, str], ...] = (
         "the server is loading its data after a start: try again in a moment",
     ),
     (
+        r"(?i)unknown command '?`?sentinel",
+        "no sentinel answers at this port: check the hosts and ports in the URL (Sentinel's usual "
+        "port is 26379), or use redis:// for one server",
+    ),
+    (
         r"^MasterNotFoundError: No master found for \S+ :",
         "cannot reach the sentinels, or none knows a running master of that name: check that the "
         "sentinels run, and the hosts, ports and service in the URL",
@@ -107,7 +112,7 @@ _ROWS: tuple[tuple[str, str], ...] = (
     (
         r"^TimeoutError",
         "cannot reach Redis at {at} (no answer in time): check that the server runs, the host and "
-        "port in the URL, the firewall, and whether the server expects TLS (rediss://)",
+        "port in the URL, the firewall, and that both sides speak TLS (rediss://) or neither does",
     ),
     (
         r"closed by server|^ConnectionResetError|^IncompleteReadError|^InvalidResponse|^BrokenPipe",
@@ -121,12 +126,11 @@ _ROWS: tuple[tuple[str, str], ...] = (
 )
 
 
-def in_words(error: BaseException, place: str) -> str:
+def in_words(error: BaseException) -> str:
     """What an error of redis-py means, and what to do about it. It holds no password.
 
     Args:
         error: what was raised.
-        place: what the store connects to, without a password.
     """
     family = [(one, _text(one)) for one in _family(error)]
     whole = "\n".join(text for _, text in family)
@@ -136,7 +140,7 @@ def in_words(error: BaseException, place: str) -> str:
         for one, text in family:
             if re.search(pattern, text):
                 return words.format(
-                    at=where[1] if where else place,
+                    at=where[1] if where else "the server",
                     why=_why(one),
                     certificate=certificate[1].strip() if certificate else "it does not verify",
                 )
@@ -153,7 +157,8 @@ def _family(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {getattr(error, 'status_code', None) or ''} {error}"
+    code = getattr(error, "status_code", None)  # which newer redis-py takes out of the text
+    return f"{type(error).__name__}: {f'{code} ' if code else ''}{error}"
 
 
 def _why(error: BaseException) -> str:
