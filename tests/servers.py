@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from redis import Redis
 
@@ -133,7 +133,7 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:
@@ -183,7 +183,7 @@ def redis_cluster(folder: Path) -> Iterator[list[RedisServer]]:
         for n in range(3):
             (home := folder / f"node{n}").mkdir()
             nodes.append(stack.enter_context(RedisServer(None, home, ["--cluster-enabled", "yes"])))
-        looks = [stack.enter_context(Redis.from_url(node.url)) for node in nodes]
+        looks: list[Any] = [stack.enter_context(Redis.from_url(node.url)) for node in nodes]
         for n, look in enumerate(looks):
             look.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
             first, last = n * SLOTS // 3, (n + 1) * SLOTS // 3
@@ -202,7 +202,7 @@ def cluster_url(nodes: Sequence[RedisServer]) -> str:
 SLOTS = 16_384
 
 
-def _is_complete(look: Redis) -> bool:
+def _is_complete(look: Any) -> bool:
     """Whether a node knows the three, and the slots of all."""
     info = look.execute_command("CLUSTER", "INFO")
     return b"cluster_state:ok" in info and b"cluster_known_nodes:3" in info

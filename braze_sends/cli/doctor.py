@@ -270,13 +270,8 @@ class _Doctor:
         except TimeoutError:
             advice = "does another program hold its lock?" if sqlite else _SERVER
             detail = f"{_place(url)}: no answer within {LONGEST:g} s; {advice}"
-        except StoreError as error:
-            # SQLite's say what to do. If the store is well, the record is not, and so it is told.
-            detail = str(error)
-            if not sqlite and name != "Quota":
-                detail = f"{detail.rstrip('.')}; {_SERVER}"
-        except ConfigurationError as error:
-            detail = str(error)
+        except (StoreError, ConfigurationError) as error:
+            detail = str(error)  # which says what to do
         else:
             return True
         self.tell(name, FAILED, detail)

@@ -11,6 +11,7 @@ import socket
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -150,6 +151,9 @@ class _Client:
         connections: what is known of them.
         watched: whether each new server means a new connection that is counted. So it is neither
             with an application's client nor in a cluster, where a replica may be known already.
+        turn: held for a step. In a cluster one step goes at a time: when redis-py looks up the
+            nodes anew, it cuts the connections that other commands are using, and it sends ASKING
+            and the command after it on two connections if it has two.
         believed: on a server that does not tell its run_id, for each workspace how many had been
             opened when its record was last kept here.
     """
@@ -158,6 +162,7 @@ class _Client:
     own: AsyncGenerator[Client] | None
     connections: _Connections
     watched: bool
+    turn: AbstractAsyncContextManager[None] = attrs.field(factory=contextlib.nullcontext)
     believed: dict[str, int] = attrs.field(factory=dict)
 
     def hang_up(self) -> None:
@@ -263,11 +268,11 @@ class RedisStore:
         pairs: Collection[str],
         change: Callable[[Transaction], T],
     ) -> T:
-        redis, asked, tries = client.redis, list(pairs), 0
+        asked, tries = list(pairs), 0
         # Most likely nobody else has written since. So the first try goes by what was last seen,
         # and as if nothing were remembered of the pairs. The step that is to keep what it leaves
         # checks that. If it leaves all as it was, such a step asks, and a second try goes by that.
-        seen = self._last_seen(workspace) or await self._look(redis, workspace, asked)
+        seen = self._last_seen(workspace) or await self._look(client, workspace, asked)
         while True:
             _check(limit)
             opened = client.connections.opened
@@ -278,7 +283,7 @@ class RedisStore:
             except Exception:
                 if not seen.assumed:
                     raise  # else it may not with what is true
-                seen = await self._look(redis, workspace, asked)
+                seen = await self._look(client, workspace, asked)
                 continue
             left = seen
             if (state := dump(transaction.bucket)) != untouched or transaction.pairs != before:
@@ -299,7 +304,7 @@ class RedisStore:
                 for pair, memory in transaction.pairs.items()
                 if memory != before.get(pair)
             }
-            holds, found = await self._ask(redis, workspace, asked, seen, left, remembered)
+            holds, found = await self._ask(client, workspace, asked, seen, left, remembered)
             if holds and left is not seen:
                 client.believed[workspace] = opened
                 self._saw(workspace, left)
@@ -325,12 +330,12 @@ class RedisStore:
         pairs = {pair: load_remembered(memory) for pair, memory in seen.memories.items()}
         return Transaction(seen.now, bucket, pairs)
 
-    async def _look(self, redis: Client, workspace: str, pairs: list[str]) -> _Seen:
-        return (await self._ask(redis, workspace, pairs, _NOTHING, _NOTHING, {}))[1]
+    async def _look(self, client: _Client, workspace: str, pairs: list[str]) -> _Seen:
+        return (await self._ask(client, workspace, pairs, _NOTHING, _NOTHING, {}))[1]
 
     async def _ask(
         self,
-        redis: Client,
+        client: _Client,
         workspace: str,
         pairs: list[str],
         seen: _Seen,
@@ -347,7 +352,8 @@ class RedisStore:
         arguments += [int(STATE_KEPT * 1000), int(MEMORY * 1000)]
         for pair in pairs:
             arguments += [seen.memories.get(pair, ""), remembered.get(pair, "")]
-        reply = await self._step(redis, workspace, pairs, arguments)
+        async with client.turn:
+            reply = await self._step(client.redis, workspace, pairs, arguments)
         seconds, microseconds, *found = reply
         clock = int(seconds) + int(microseconds) / 1e6
         with self._lock:
@@ -415,7 +421,7 @@ class RedisStore:
             if self._given is not None:
                 if not all(one.is_closed() for one in self._clients):
                     raise StoreError(_OTHER_LOOP.format(self._name))
-                client = _Client(self._given, None, _Connections(), watched=False)
+                client = _client_of(self._given, None, _Connections())
                 self._clients = {loop: client}
                 return client
             for other in [one for one in self._clients if not one.is_running()]:
@@ -510,8 +516,17 @@ async def _closed(client: _Client) -> None:
 async def _opened(url: str) -> _Client:
     connections = _Connections()
     own = opened(url, connections.connected, COMMAND_TIMEOUT)
-    watched = "+cluster://" not in url
-    return _Client(await anext(own), own, connections, watched)
+    return _client_of(await anext(own), own, connections)
+
+
+def _client_of(
+    redis: Client, own: AsyncGenerator[Client] | None, connections: _Connections
+) -> _Client:
+    from redis.asyncio import RedisCluster
+
+    if isinstance(redis, RedisCluster):
+        return _Client(redis, own, connections, watched=False, turn=asyncio.Lock())
+    return _Client(redis, own, connections, watched=own is not None)
 
 
 async def _run(redis: Client, keys: int, texts: list[bytes]) -> list[bytes]:

@@ -46,7 +46,7 @@ _ROWS: tuple[tuple[str, str], ...] = (
         "DNS of this machine",
     ),
     (
-        r"CERTIFICATE_VERIFY_FAILED|^CertificateError",
+        r"CERTIFICATE_VERIFY_FAILED|^SSLCertVerificationError",
         "the TLS certificate of {at} is not accepted ({certificate}): check the host name, or name "
         "the server's CA with ?ssl_ca_certs=/path/to/ca.pem",
     ),

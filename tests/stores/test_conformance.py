@@ -79,6 +79,9 @@ class TestRedisStoreOnAnApplicationsClient(StoreConformance):
     """Which decodes replies, and tries nothing again. The suite opens and closes stores, so each
     has the same client, which lives on."""
 
+    # A client belongs to one loop, and a second loop is told so.
+    test_a_second_event_loop_can_use_it = None  # type: ignore[assignment]
+
     @pytest_asyncio.fixture(autouse=True)
     async def _client(self, redis_url: str) -> AsyncIterator[None]:
         once = Retry(NoBackoff(), 0)

@@ -4,24 +4,32 @@ whose slots move, sentinels that fail over, users with few permissions, and TLS.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import ssl
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import pytest
 import pytest_asyncio
 from redis import Redis as SyncRedis
+from redis import exceptions
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from braze_sends import ConfigurationError, QuotaExhaustedError, SendId, StoreError
+from braze_sends import ConfigurationError, QuotaExhaustedError, SendId, StoreError, open_store
 from braze_sends.stores import redis as module
 from braze_sends.stores.redis import RedisStore
+from braze_sends.stores.redis_clients import make
+from braze_sends.stores.redis_errors import in_words
 from braze_sends.stores.store import Remembered
 from braze_sends.testing import FakeBraze
 from braze_sends.testing.store_conformance import increment, look, new_workspace, remembers
@@ -70,10 +78,9 @@ async def test_an_applications_client_is_used_and_stays_open(
             assert all(isinstance(result, SendId) for result in await create(braze, range(5)))
             assert all(send.reused for send in await create(braze, range(5)))
         await store.close()
-        in_use = redis.connection_pool._in_use_connections  # type: ignore[attr-defined]  # theirs
-        assert not in_use
-        idle = redis.connection_pool._available_connections  # type: ignore[attr-defined]  # theirs
-        assert any(connection.is_connected for connection in idle)
+        pool: Any = redis.connection_pool
+        assert not pool._in_use_connections
+        assert any(connection.is_connected for connection in pool._available_connections)
         assert await redis.ping()
 
 
@@ -156,6 +163,8 @@ def test_a_client_whose_connections_belong_to_a_closed_loop_is_told(
     asyncio.run(store.transact(workspace, [], increment))
     with pytest.raises(StoreError, match="belongs to another event loop: give each loop"):
         asyncio.run(store.transact(workspace, [], increment))
+    del store
+    gc.collect()  # so that no other test is told
 
 
 async def test_an_error_of_the_change_about_a_loop_is_passed_on(
@@ -226,7 +235,7 @@ async def test_a_client_whose_user_may_not_run_info_is_refused(
 class Slot:
     """The slot of a workspace, and the nodes that it can be moved between."""
 
-    def __init__(self, workspace: str, nodes: list[Redis], ports: list[int]) -> None:
+    def __init__(self, workspace: str, nodes: list[Any], ports: list[int]) -> None:
         self.number = key_slot(f"braze_sends:{{{workspace}}}:quota".encode())
         self._nodes, self._ports = nodes, ports
 
@@ -269,7 +278,9 @@ class Slot:
 @pytest_asyncio.fixture
 async def slot(cluster: list[RedisServer], workspace: str) -> AsyncIterator[Slot]:
     async with AsyncExitStack() as stack:
-        nodes = [await stack.enter_async_context(Redis.from_url(node.url)) for node in cluster]
+        nodes: list[Any] = [
+            await stack.enter_async_context(Redis.from_url(node.url)) for node in cluster
+        ]
         for node in nodes:  # as the server gives it, whatever the release of redis-py
             node.response_callbacks.clear()
         yield Slot(workspace, nodes, [node.port for node in cluster])
@@ -506,8 +517,317 @@ async def test_a_failover_that_loses_nothing_loses_no_pair(
 DOCS = Path(__file__).parents[2] / "docs" / "stores.md"
 
 
-def documented(kind: str) -> list[str]:
-    """The rules of the user that the documentation gives for one server, or for a cluster."""
-    lines = [line.split() for line in DOCS.read_text().splitlines() if "ACL SETUSER quota" in line]
-    (rules,) = [line[3:] for line in lines if any("cluster" in one for one in line) == kind]
-    return [rule.replace(">password", ">sesame") for rule in rules]
+def documented(wanted: str) -> list[str]:
+    """The rules of the user that the documentation gives for ``wanted``."""
+    lines = DOCS.read_text().splitlines()
+    (rules,) = [
+        line.removeprefix("ACL SETUSER quota ").partition("  # ")[0].split()
+        for line in lines
+        if line.startswith("ACL SETUSER quota ") and line.endswith(f"# {wanted}")
+    ]
+    return [rule.replace(">PASSWORD", ">sesame") for rule in rules]
+
+
+async def uses_it_all(fake: FakeBraze, store: RedisStore) -> None:
+    """Whatever a client does with a store."""
+    async with client_of(fake, store=store) as braze:
+        assert all(isinstance(result, SendId) for result in await create(braze, range(5)))
+        assert all(send.reused for send in await create(braze, range(5)))
+        assert 95 == (await braze.quota()).remaining
+    await store.close()
+
+
+def add_user(url: str, rules: list[str]) -> None:
+    with SyncRedis.from_url(url) as server:
+        server.execute_command("ACL", "SETUSER", "quota", *rules)
+
+
+@pytest.mark.parametrize("kind", ["URL", "client"])
+async def test_the_documented_permissions_suffice_for_one_server(
+    fake: FakeBraze, redis_url: str, kind: str
+) -> None:
+    """Commands and keys, exactly as the documentation gives them."""
+    add_user(redis_url, documented("one server, or a Sentinel master"))
+    url = redis_url.replace("redis://", "redis://quota:sesame@")
+    if kind == "URL":
+        await uses_it_all(fake, RedisStore(url))
+        return
+    async with Redis.from_url(url) as redis:
+        await uses_it_all(fake, RedisStore(client=redis))
+
+
+async def test_the_documented_permissions_suffice_for_a_cluster(
+    fake: FakeBraze, cluster: list[RedisServer]
+) -> None:
+    """On each of its nodes."""
+    for node in cluster:
+        add_user(node.url, documented("a cluster, on each node"))
+    await uses_it_all(fake, RedisStore(cluster_url(cluster).replace("://", "://quota:sesame@")))
+
+
+async def test_the_documented_permissions_suffice_for_a_sentinel_master(
+    fake: FakeBraze, watched: Watched
+) -> None:
+    """On the master and its replica; the sentinels ask for no user."""
+    for server in (watched.master, watched.replica):
+        add_user(server.url, documented("one server, or a Sentinel master"))
+    await uses_it_all(fake, RedisStore(watched.url.replace("://", "://quota:sesame@")))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "resetkeys",
+        *("-eval", "-evalsha", "-time", "-hmget", "-hset", "-pexpire", "-get", "-set"),
+    ],
+)
+async def test_each_documented_permission_is_needed(
+    redis_url: str, workspace: str, rule: str
+) -> None:
+    """Without it, the message names what is forbidden and where to look."""
+    add_user(redis_url, [*documented("one server, or a Sentinel master"), rule])
+    store = RedisStore(redis_url.replace("redis://", "redis://quota:sesame@"))
+    with SyncRedis.from_url(redis_url) as server:
+        server.script_flush()
+    with pytest.raises(StoreError, match=r"lacks a permission .* docs/stores\.md lists the "):
+        await store.transact(workspace, ["pair"], remembers({"pair": Remembered("story")}))
+    await store.close()
+
+
+# --- errors in our words ---
+
+
+async def told(url: str) -> str:
+    """What the store says when it cannot use ``url``."""
+    store = RedisStore(url)
+    with pytest.raises(StoreError) as caught:
+        await store.transact("w", [], increment)
+    await store.close()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "sesame" not in shown
+    assert None is caught.value.__cause__ is caught.value.__context__
+    text = str(caught.value)
+    assert text.startswith(f"{store!r}".removeprefix("RedisStore('").removesuffix("')") + ": ")
+    return text
+
+
+async def test_a_password_that_is_missing_wrong_or_in_vain_is_told(redis_url: str) -> None:
+    """With what to do about it, for each way to a server."""
+    port = urlsplit(redis_url).port
+    with_one = f"redis://:sesame@127.0.0.1:{port}/0"
+    assert "wrong user name or password" in await told(with_one.replace(":sesame", "u:sesame"))
+    with SyncRedis.from_url(redis_url) as server:
+        server.config_set("requirepass", "open")
+    try:
+        assert "the server asks for a password: give one" in await told(redis_url)
+        cluster = f"redis+cluster://127.0.0.1:{port}"
+        assert "the server asks for a password: give one" in await told(cluster)
+        assert "wrong user name or password: check both" in await told(with_one)
+    finally:
+        with SyncRedis.from_url(redis_url, password="open") as server:
+            server.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://127.0.0.1:{port}/0", "cannot reach Redis at 127.0.0.1:{port} (connection ref"),
+        ("redis://localhost:{port}/0", "cannot reach Redis at localhost:{port} (connection ref"),
+        ("redis+cluster://127.0.0.1:{port}", "at 127.0.0.1:{port} (connection refused): check"),
+        ("redis+sentinel://:sesame@127.0.0.1:{port}/quota/0", "cannot reach the sentinels, or no"),
+        ("redis://:sesame@no.such.host.invalid/0", "cannot find the host of no.such.host.invalid"),
+        ("unix:///nowhere/redis.sock", "(no such file): check that the server runs, and the path"),
+    ],
+)
+async def test_a_server_that_cannot_be_reached_is_told(url: str, words: str) -> None:
+    """By its address, with the reason and what to check."""
+    port = free_port()
+    assert words.format(port=port) in await told(url.format(port=port))
+
+
+async def test_a_server_of_another_kind_than_the_url_says_is_told(
+    redis_url: str, cluster: list[RedisServer], watched: Watched
+) -> None:
+    """With the scheme that fits it."""
+    port = urlsplit(redis_url).port
+    assert "is no cluster: use redis://" in await told(f"redis+cluster://127.0.0.1:{port}")
+    assert "no sentinel answers at this port" in await told(f"redis+sentinel://127.0.0.1:{port}/q")
+    places = [await _moved(node.url) for node in cluster]
+    assert 2 == places.count(True)
+    assert "read-only replica: name the primary" in await told(watched.replica.url)
+    other = f"redis+sentinel://127.0.0.1:{watched.sentinel.port}/other/0"
+    assert "the sentinels know no running master of that name" in await told(other)
+
+
+async def _moved(url: str) -> bool:
+    """Whether a node says that the slot is another's."""
+    store = RedisStore(url)
+    try:
+        await store.transact("w", [], increment)
+    except StoreError as error:
+        assert "is a node of a cluster: use redis+cluster:// in place" in str(error)  # noqa: PT017
+        return True
+    finally:
+        await store.close()
+    return False
+
+
+@pytest_asyncio.fixture
+async def tls(redis_url: str) -> AsyncIterator[int]:
+    """The port of a proxy that speaks TLS, in front of the server."""
+    target = urlsplit(redis_url)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await asyncio.open_connection(target.hostname, target.port)
+        await asyncio.gather(forward(reader, outer), forward(inner, writer))
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+async def test_tls_works_with_the_servers_ca(fake: FakeBraze, tls: int) -> None:
+    """By ``rediss://``."""
+    await uses_it_all(fake, RedisStore(f"rediss://localhost:{tls}/0?ssl_ca_certs={CERTIFICATE}"))
+
+
+async def test_tls_that_does_not_fit_is_told(tls: int) -> None:
+    """A certificate that is not trusted, and no TLS where the server expects it."""
+    unverified = await told(f"rediss://:sesame@127.0.0.1:{tls}/0")
+    assert f"certificate of 127.0.0.1:{tls} is not accepted (self-signed" in unverified
+    assert "name the server's CA with ?ssl_ca_certs=" in unverified
+    assert "expects TLS (rediss://)" in await told(f"redis://:sesame@127.0.0.1:{tls}/0")
+
+
+async def test_tls_to_a_port_that_does_not_speak_it_is_told(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis waits for the end of a line, so the time runs out: the message asks about TLS."""
+    monkeypatch.setattr(module, "CONTENTION_TIMEOUT", 0.2)
+    words = await told(redis_url.replace("redis://", "rediss://"))
+    assert "no answer in time" in words or "cannot speak TLS with" in words
+    assert "TLS" in words
+
+
+def raised(error: Exception, cause: Exception | None = None) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (exceptions.OutOfMemoryError("command not allowed"), "the server's memory is full"),
+        (exceptions.BusyLoadingError("Redis is loading"), "loading its data after a start: try"),
+        (exceptions.MaxConnectionsError(), "all connections of the client are in use"),
+        (exceptions.ConnectionError("max number of clients reached"), "raise its maxclients"),
+        (exceptions.ClusterDownError("The cluster is down"), "not complete (The cluster is down)"),
+        (exceptions.ResponseError("DENIED Redis is running in protected mode"), "protected mode"),
+        (exceptions.ConnectionError("Too odd"), "cannot reach Redis at the server (Too odd)"),
+        (
+            exceptions.AuthenticationError(
+                "AUTH <password> called without any password configured for the default user."
+            ),
+            "the server asks for no password, but one was given",
+        ),
+        (
+            exceptions.ResponseError(
+                "ERR Error running script: The user executing the script can't run this command"
+            ),
+            "the user lacks a permission",
+        ),
+        (
+            raised(
+                exceptions.ConnectionError("Error 1 connecting to h:1. [SSL: WRONG_VERSION]"),
+                ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"),
+            ),
+            "cannot speak TLS with h:1: check that this port expects TLS",
+        ),
+        (
+            raised(exceptions.ConnectionError("x"), ssl.SSLCertVerificationError("y")),
+            "is not accepted (it does not verify)",
+        ),
+        (exceptions.ResponseError(), "ResponseError"),
+        (exceptions.ResponseError("WRONGTYPE Operation against a key"), "WRONGTYPE Operation"),
+    ],
+)
+def test_an_error_is_told_in_words_that_say_what_to_do(error: Exception, words: str) -> None:
+    """What is not known is told in the server's words."""
+    assert words in in_words(error)
+
+
+def test_a_password_that_a_server_repeats_is_not_shown() -> None:
+    """An old server repeats the arguments of a command that it does not know."""
+    repeated = "unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `u`, `sesame`, "
+    assert "unknown command `HELLO`" == in_words(exceptions.ResponseError(repeated))
+
+
+# --- URLs ---
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+cluster://",
+        "redis+cluster://user:sesame@",
+        "redis+cluster://h:7000,:sesame@/3",
+        "redis+cluster://h:7000,h:x",
+        "redis+cluster://h:7000/3",
+        "redis+cluster://h:7000?db=3",
+        "redis+cluster://h:7000?sesame=1",
+        "redis+sentinel://h:26379",
+        "redis+sentinel://h:26379/",
+        "redis+sentinel://h:26379/quota/sesame",
+        "redis+sentinel://h:26379/quota/0?sesame=1",
+        "redis+sesame://h",
+    ],
+)
+def test_a_bad_url_of_several_servers_is_refused(url: str) -> None:
+    """The message shows nothing of it, and what a good one looks like."""
+    with pytest.raises(ConfigurationError, match=r"redis\+sentinel://host:port,host") as caught:
+        RedisStore(url)
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis+cluster://u:sesame@h:7000,[::1]/?protocol=3", "redis+cluster://h:7000,[::1]/"),
+        ("rediss+cluster://:sesame@h", "rediss+cluster://h"),
+        ("redis+sentinel://u:sesame@h,i:5/quota/3", "redis+sentinel://h,i:5/quota/3"),
+        ("rediss+sentinel://h/quota?ssl_cert_reqs=none", "rediss+sentinel://h/quota"),
+    ],
+)
+def test_the_repr_names_the_servers(url: str, name: str) -> None:
+    """Without user, password and options."""
+    assert f"RedisStore({name!r})" == repr(open_store(url))
+
+
+def test_a_url_gives_its_options_to_each_connection() -> None:
+    """The user and password go to the servers and not to the sentinels; TLS goes to both."""
+    url = "rediss+sentinel://u:sesame@h,i:5/quota/3?ssl_cert_reqs=none&socket_timeout=7"
+    master, *sentinels = (client.connection_pool.make_connection() for client in make(url))  # type: ignore[union-attr]  # no cluster
+    assert ("u", "sesame", 3, 7.0) == (
+        master.username,
+        master.password,
+        master.db,
+        master.socket_timeout,
+    )
+    assert [("h", 26379), ("i", 5)] == [(one.host, one.port) for one in sentinels]
+    assert all(one.password is None and one.socket_timeout == 7.0 for one in sentinels)
+    assert all(hasattr(one, "ssl_context") for one in (master, *sentinels))
+    (cluster,) = make("rediss+cluster://u:sesame@h:7000,i?ssl_cert_reqs=none")
+    nodes = cluster.nodes_manager.startup_nodes.values()  # type: ignore[union-attr]  # a cluster
+    assert [("h", 7000), ("i", 6379)] == [(node.host, node.port) for node in nodes]
+    for node in nodes:
+        connection: Any = node.acquire_connection()
+        assert ("u", "sesame") == (connection.username, connection.password)
+        assert hasattr(connection, "ssl_context")
