@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator
 from itertools import takewhile
 from typing import Final
 
@@ -35,22 +34,19 @@ GIVE_UP_AFTER: Final = 5
 
 
 def read_rows(file: str, skip_bad: bool, as_json: bool) -> Rows:
-    """The rows of a file; each that is bad is told.
-
-    Raises:
-        ConfigurationError: the file cannot be used, or rows of it, and that is not to be.
-    """
+    """The rows of a file; each that is bad is told, and an error unless they are skipped."""
     bad: list[dict[str, object]] = []
 
     def on_bad(row: BadRow) -> None:
         if as_json and not skip_bad:
-            bad.append({"line": row.line, "problem": row.problem})
+            bad.append(attrs.asdict(row))
         else:
             note(f"line {row.line}: {row.problem}")
 
+    name = "standard input" if file == "-" else file
     try:
         with sys.stdin.buffer if file == "-" else open(file, "rb") as source:
-            rows = read(source, on_bad, name="standard input" if file == "-" else file)
+            rows = read(source, on_bad, name=name)
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
     if not rows.bad or skip_bad:
@@ -66,8 +62,6 @@ def read_rows(file: str, skip_bad: bool, as_json: bool) -> Rows:
 
 @attrs.define(eq=False)
 class Run:
-    """A batch under way."""
-
     braze: SendsClient
     rows: Rows
     journal: Journal
@@ -81,12 +75,12 @@ class Run:
 
     async def run(self) -> None:
         watching = asyncio.create_task(self.progress.watch(self.braze))
-        with interrupts(
-            self.interrupt, b"ended at once; a rerun asks again for what was under way"
-        ):
+        todo = takewhile(lambda _: self.more, self.journal.missing(self.rows))
+        at_once = b"ended at once; a rerun asks again for what was under way"
+        with interrupts(self.interrupt, at_once):
             async with self.braze:
                 outcomes = self.braze.iter_send_ids(
-                    self.todo(), concurrency=self.concurrency, headroom=self.headroom
+                    todo, concurrency=self.concurrency, headroom=self.headroom
                 )
                 async with contextlib.aclosing(outcomes):
                     async for outcome in outcomes:
@@ -99,9 +93,6 @@ class Run:
                 await asyncio.wait([watching])
                 if self.closing is not None:
                     await self.closing
-
-    def todo(self) -> Iterator[CreateSendId]:
-        return takewhile(lambda _: self.more, self.journal.missing(self.rows))
 
     def take(self, outcome: Outcome) -> None:
         """Write down what was decided; what cannot go on is stopped."""
@@ -124,33 +115,26 @@ class Run:
 
     def take_undecided(self, request: CreateSendId, error: BrazeSendsError) -> None:
         """What gets no line, and is asked for by the next run."""
-        if isinstance(error, QuotaExhaustedError) and self.never(error):
-            self.fail(
-                ConfigurationError(
-                    f"no day will have a slot for this batch: the limit is {error.limit}"
-                    f"{f', and --headroom keeps {self.headroom}' if self.headroom else ''}"
-                )
-            )
-        elif isinstance(error, QuotaExhaustedError | RateLimitError):
-            self.summary.ended = self.summary.ended or error
-            self.more = False
+        unknown = error.quota_spent is not False
+        if isinstance(error, QuotaExhaustedError | RateLimitError):
+            limit = getattr(error, "limit", None)
+            if error.retry_after is None and limit is not None and limit <= self.headroom:
+                kept = f", and --headroom keeps {self.headroom}" if self.headroom else ""
+                never = f"no day will have a slot for this batch: the limit is {limit}{kept}"
+                self.fail(ConfigurationError(never))
+            else:
+                self.summary.ended = self.summary.ended or error
+                self.more = False
         elif _is_fatal(error) and self.closing is None:
             self.fail(error)
-        elif error.quota_spent is not False or self.closing is None:  # else it was called off
-            unknown = error.quota_spent is not False
+        elif unknown or self.closing is None:  # else it was called off
             self.summary.unknown += unknown
-            self.progress.say(
-                f"{'unknown' if unknown else 'not created'}: {_pair(request)}: {error}"
-            )
+            what = "unknown" if unknown else "not created"
+            self.progress.say(f"{what}: {_pair(request)}: {error}")
             self.unanswered_in_a_row += 1
             if self.unanswered_in_a_row == GIVE_UP_AFTER:
                 rows = f"{GIVE_UP_AFTER} rows in a row got no answer"
                 self.fail(BrazeSendsError(f"{rows}: the connection is taken for dead"))
-
-    def never(self, error: QuotaExhaustedError) -> bool:
-        """Whether no window will have a slot for this batch."""
-        limit = error.limit
-        return error.retry_after is None and limit is not None and limit <= self.headroom
 
     def fail(self, error: BrazeSendsError) -> None:
         self.summary.fatal = self.summary.fatal or error

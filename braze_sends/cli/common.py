@@ -1,6 +1,6 @@
-"""What the commands share: the client they make, and how they say what happened.
+"""What the commands share: the key that they read, and how they say what happened.
 
-The result goes to stdout, everything else to stderr, so that the output can be piped.
+The result goes to stdout, all else to stderr.
 """
 
 from __future__ import annotations
@@ -18,19 +18,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
-import attrs
 import typer
 
-from braze_sends import (
-    BrazeSendsError,
-    ConfigurationError,
-    QuotaExhaustedError,
-    RateLimitError,
-    SendId,
-    SendsClient,
-)
+from braze_sends import BrazeSendsError, ConfigurationError, QuotaExhaustedError, RateLimitError
 
 # Exit codes, the same for every command; docs/cli.md tells them.
 ERROR = 1  # Braze said no, no answer, or what is needed cannot be used
@@ -44,10 +36,9 @@ STOPPING = "stopping: what is under way may end; Ctrl-C once more ends it at onc
 
 
 def api_key(key_file: str | None) -> str:
-    """The key, from where the user keeps it.
+    """The key, from where the user keeps it; ``ConfigurationError`` if it is nowhere.
 
-    Raises:
-        ConfigurationError: it is nowhere, or the file cannot be read.
+    To be called outside of an event loop, whose handling of Ctrl-C a prompt would not notice.
     """
     if key_file is not None:
         try:
@@ -76,31 +67,11 @@ def _text_of(key_file: str) -> str:
     with open(key_file) as file:
         text = file.read()
         found = os.fstat(file.fileno())
-    # Whoever does not own the file can neither change its mode nor would read it after that.
-    if (
-        sys.platform != "win32"
-        and stat.S_ISREG(found.st_mode)
-        and found.st_mode & (stat.S_IRGRP | stat.S_IROTH)
-        and found.st_uid == os.geteuid()
-    ):
+    open_to_others = stat.S_ISREG(found.st_mode) and found.st_mode & (stat.S_IRGRP | stat.S_IROTH)
+    # Who does not own the file can neither change its mode nor would read it after that.
+    if open_to_others and sys.platform != "win32" and found.st_uid == os.geteuid():
         note(f"warning: {key_file} can be read by others; chmod 600 it")
     return text
-
-
-def make_client(
-    base_url: str | None,
-    store: str | None,
-    workspace: str | None,
-    key_file: str | None,
-    **options: Any,
-) -> SendsClient:
-    """The client that the common options describe, with further ``options`` of its own.
-
-    To be called outside of an event loop, whose handling of Ctrl-C a prompt would not notice.
-    """
-    return SendsClient(
-        api_key(key_file), base_url=base_url, store=store, workspace=workspace, **options
-    )
 
 
 def now() -> datetime:
@@ -113,10 +84,7 @@ def interrupts(
     first: Callable[[], object], then: bytes = b"ended at once", code: int = INTERRUPTED
 ) -> Iterator[None]:
     """Ctrl-C or SIGTERM calls ``first`` in the running event loop; Ctrl-C once more ends the
-    process at once with ``code``, and says ``then``.
-
-    A signal that was ignored when the process started, as ``nohup`` and a script's ``&`` have
-    SIGINT, stays ignored.
+    process at once with ``code``, and says ``then``. What ``nohup`` ignores stays ignored.
     """
     loop = asyncio.get_running_loop()
     called = False
@@ -125,7 +93,7 @@ def interrupts(
         nonlocal called
         if called and number == signal.SIGINT:
             with suppress(OSError):
-                if _on_a_terminal():
+                if sys.stderr.isatty():
                     os.write(2, b"\x1b[?25h\n")  # shows the cursor, which a bar has hidden
                 os.write(2, then + b"\n")
             os._exit(code)
@@ -151,10 +119,6 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
         await task
 
 
-def _on_a_terminal() -> bool:
-    return sys.stderr.isatty()
-
-
 def forgetful(store: str | None) -> bool:
     """Whether a store lasts no longer than the command."""
     return not store or store.startswith("memory:")
@@ -169,7 +133,7 @@ def existing(store: str | None) -> str | None:
 def file_of(store: str | None) -> str | None:
     """The file that a store is in, if it is in one."""
     prefix = "sqlite:///"
-    return store[len(prefix) :] if store and store.startswith(prefix) else None
+    return store.removeprefix(prefix) if store and store.startswith(prefix) else None
 
 
 @contextmanager
@@ -189,14 +153,14 @@ def reporting(as_json: bool) -> Iterator[None]:
 
 
 @contextmanager
-def printing(result: str = "") -> Iterator[None]:
-    """Print the result. If stdout cannot be written, say so and what ``result`` is, and exit."""
+def printing(otherwise: str = "") -> Iterator[None]:
+    """Print the result. If stdout cannot be written, say so and ``otherwise``, and exit."""
     try:
         if sys.stdout is None:
             raise OSError(errno.EBADF, "it is closed")
         yield
     except OSError as error:
-        note(f"error: standard output cannot be written: {error.strerror}{result}")
+        note(f"error: standard output cannot be written: {error.strerror}{otherwise}")
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # else Python tries again at its end
         raise typer.Exit(ERROR) from None
 
@@ -211,8 +175,7 @@ def exit_code(error: BrazeSendsError) -> int:
 def error_line(error: BrazeSendsError) -> str:
     """The error in words, and how to go on where that is known."""
     line = str(error)
-    resets_at = getattr(error, "resets_at", None)
-    if resets_at is not None:
+    if (resets_at := getattr(error, "resets_at", None)) is not None:
         line += f" (the quota resets {moment(resets_at)})"
     if error.quota_spent is None and error.send_id is not None:
         line += f"; it may have been created: to ask again, pass --send-id {error.send_id}"
@@ -231,39 +194,22 @@ def come_back(error: QuotaExhaustedError | RateLimitError) -> str:
 
 def error_object(error: BrazeSendsError) -> dict[str, Any]:
     """The error as ``--json`` shows it."""
-    shown: dict[str, Any] = {
+    names = ("status_code", "request_id", "limit", "remaining", "resets_at", "retry_after")
+    details = {name: getattr(error, name, None) for name in names}
+    return {
         "error": type(error).__name__,
         "message": str(error),
         "quota_spent": error.quota_spent,
         "campaign_id": error.campaign_id,
         "send_id": error.send_id,
+        **{name: value for name, value in details.items() if value is not None},
     }
-    for name in ("status_code", "request_id", "limit", "remaining", "resets_at", "retry_after"):
-        if (value := getattr(error, name, None)) is not None:
-            shown[name] = value.isoformat() if isinstance(value, datetime) else value
-    return shown
 
 
-def as_object(value: Any) -> dict[str, Any]:
-    """A value of the package as ``--json`` shows it."""
-
-    def plain(_: object, __: object, inner: Any) -> Any:
-        return inner.isoformat() if isinstance(inner, datetime) else inner
-
-    return attrs.asdict(value, value_serializer=plain)
-
-
-def status_of(send: SendId) -> Literal["created", "reused", "queued"]:
-    """In a word, how a send came to be."""
-    if send.queued:
-        return "queued"
-    return "reused" if send.reused else "created"
-
-
-def print_json(shown: dict[str, Any]) -> None:
-    """One JSON object on one line of stdout."""
-    with printing():
-        typer.echo(json.dumps(shown))
+def print_json(shown: dict[str, Any], otherwise: str = "") -> None:
+    """One JSON object on one line of stdout, times in ISO 8601; see ``printing``."""
+    with printing(otherwise):
+        typer.echo(json.dumps(shown, default=datetime.isoformat))
 
 
 def note(line: str) -> None:
@@ -285,8 +231,8 @@ def moment(when: datetime) -> str:
 
 def span(seconds: float) -> str:
     """A duration in its two largest units."""
-    whole = max(0, round(seconds))
-    hours, minutes = whole // 3600, whole // 60 % 60
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -13,9 +13,6 @@ from braze_sends import CreateSendId, QuotaStatus, SendsClient
 from braze_sends.cli.common import moment, print_json, printing
 from braze_sends.cli.summary import Summary
 
-#: Pairs that are looked up in one step.
-_AT_ONCE = 100
-
 
 def show_cost(
     summary: Summary,
@@ -30,9 +27,9 @@ def show_cost(
     days = _days(create, status, headroom)
     shown = {**summary.known_before, "remembered": remembered, "to_create": create}
     if as_json:
-        quota = {name: getattr(status, name) for name in ("limit", "remaining", "known")}
-        resets_at = status.resets_at and status.resets_at.isoformat()
-        print_json({**shown, **quota, "resets_at": resets_at, "days": days})
+        names = ("limit", "remaining", "known", "resets_at")
+        quota = {name: getattr(status, name) for name in names}
+        print_json({**shown, **quota, "days": days})
         return
     assumed = "" if status.known else " (assumed)"
     resets = "" if status.resets_at is None else f", resets {moment(status.resets_at)}"
@@ -58,7 +55,7 @@ async def _ask_store(braze: SendsClient, todo: Iterable[CreateSendId]) -> tuple[
     """How many of the pairs are remembered, and the quota."""
     async with braze:
         remembered, pairs = 0, iter(todo)
-        while some := list(islice(pairs, _AT_ONCE)):
+        while some := list(islice(pairs, 100)):
             found = [braze.find_send_id(pair.campaign_id, str(pair.send_id)) for pair in some]
             remembered += sum(send is not None for send in await asyncio.gather(*found))
         return remembered, await braze.quota()

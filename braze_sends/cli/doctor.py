@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import typer
 from aiohttp import ClientResponseError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from braze_sends import (
@@ -36,38 +36,26 @@ from braze_sends import (
     check_store,
     open_store,
 )
-from braze_sends.cli.common import (
-    ERROR,
-    api_key,
-    moment,
-    now,
-    print_json,
-    printable,
-    printing,
-    span,
-)
+from braze_sends.cli import common
 
-#: Seconds for a whole check.
-LONGEST = 8.0
-#: A certificate that ends within this is worth a warning; it would be renewed by then.
-SOON = timedelta(days=14)
-#: Seconds by which a clock may be off.
-CLOCK_OFF = 5.0
-#: How many addresses of a host are shown.
-SHOWN = 3
+LONGEST = 8.0  # seconds for a whole check
+SOON = timedelta(days=14)  # a certificate would be renewed before so little is left of it
+CLOCK_OFF = 5.0  # seconds by which a clock may be off
+SHOWN = 3  # addresses of a host
+
+OK, WARNING, FAILED, NOT_CHECKED = "ok", "warning", "failed", "not checked"
+_STYLES: Final = {OK: "green", WARNING: "yellow", FAILED: "bold red", NOT_CHECKED: "dim"}
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 #: What to do about a certificate, by OpenSSL's X509_V_ERR_…: not yet valid, expired, another name.
 #: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/
-_CERTIFICATE = dict.fromkeys((9, 10), "is this machine's clock right?")
-_CERTIFICATE |= dict.fromkeys((62, 64), "is the base URL right?")
+_CERTIFICATE = {
+    **dict.fromkeys((9, 10), "is this machine's clock right?"),
+    **dict.fromkeys((62, 64), "is the base URL right?"),
+}
 _UNTRUSTED = "if a proxy opens TLS here, name its CA's file in SSL_CERT_FILE"
 _SERVER = "is the server up, and may this machine use it?"
-
-
-OK, WARNING, FAILED, NOT_CHECKED = "ok", "warning", "failed", "not checked"
-_STYLES: Final = {OK: "green", WARNING: "yellow", FAILED: "bold red", NOT_CHECKED: "dim"}
 
 
 def examine(
@@ -82,17 +70,16 @@ def examine(
     doctor.look_at_key(key_file)
     doctor.look_at_instance(base_url)
     asyncio.run(doctor.look_at_store(store or "memory://", workspace))
-    doctor.tell(
-        "Access",
-        NOT_CHECKED,
+    doctor.skip(
         "the key, its permission sends.id.create and this address: only a create tells whether "
         "Braze accepts them, and that costs a slot",
+        "Access",
     )
     healthy = all(check["status"] != FAILED for check in doctor.checks)
     if as_json:
-        print_json({"ok": healthy, "checks": doctor.checks})
+        common.print_json({"ok": healthy, "checks": doctor.checks})
     if not healthy:
-        raise typer.Exit(ERROR)
+        raise typer.Exit(common.ERROR)
 
 
 class _Doctor:
@@ -108,37 +95,35 @@ class _Doctor:
         """Note, and show, how a check ended."""
         if self._key is not None:  # it may have been given in another's place
             detail = re.sub(re.escape(self._key), "***", detail, flags=re.IGNORECASE)
-        detail = printable(detail)
+        detail = common.printable(detail)
         self.checks.append({"check": check, "status": status, "detail": detail})
         if self._console is None:
             return
-        with printing():
+        with common.printing():
             if not self._console.is_terminal:  # one line each, however long
                 typer.echo(f"{status:<13}{check:<10}{detail}")
                 return
-            row = Table.grid(padding=(0, 2, 0, 0))
-            row.add_column(width=11)
-            row.add_column(width=8)
-            row.add_column(overflow="fold")
+            columns = Column(width=11), Column(width=8), Column(overflow="fold")
+            row = Table.grid(*columns, padding=(0, 2, 0, 0))
             row.add_row(Text(status, _STYLES[status]), Text(check, "bold"), Text(detail))
             self._console.print(row)
 
     def skip(self, reason: str, *checks: str) -> None:
-        """Tell what cannot be checked."""
+        """Tell what is not checked."""
         for check in checks:
             self.tell(check, NOT_CHECKED, reason)
 
     def look_at_key(self, key_file: str | None) -> None:
         """Where the key is from, and whether it can be one."""
-        source = "the prompt"
-        if key_file is not None:
-            # Without the path: it may be the key, given there by mistake.
-            source = "standard input" if key_file == "-" else "the file named by --api-key-file"
-        elif os.environ.get("BRAZE_API_KEY"):
-            source = "BRAZE_API_KEY"
+        if key_file == "-":
+            source = "standard input"
+        elif key_file is not None:  # without the path: it may be the key, given there by mistake
+            source = "the file named by --api-key-file"
+        else:
+            source = "BRAZE_API_KEY" if os.environ.get("BRAZE_API_KEY") else "the prompt"
         try:
-            key = api_key(key_file)
-            _client(key, None)
+            key = common.api_key(key_file)
+            SendsClient(key, base_url="US-01", store=MemoryStore())
         except ConfigurationError as error:
             self.tell("API key", FAILED, str(error))
             return
@@ -151,7 +136,8 @@ class _Doctor:
     def look_at_instance(self, base_url: str | None) -> None:
         """The base URL, and what one request to it tells."""
         try:
-            braze = _client(None, base_url or "")
+            memory = MemoryStore()
+            braze = SendsClient("none", base_url=base_url or "", store=memory, timeout=LONGEST)
         except ConfigurationError as error:
             self.tell("Instance", FAILED, str(error))
             self.skip("needs a base URL", "DNS", "TLS", "Server", "Clock")
@@ -162,45 +148,12 @@ class _Doctor:
         parts = urlsplit(braze.base_url)
         secure = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-        if self._dns(host, port):
-            self._answer(host, port, secure, *asyncio.run(_ping(braze)))
+        if self._look_up(host, port):
+            asyncio.run(self._ping(braze, host, port, secure))
         else:
             self.skip("needs DNS", "TLS", "Server", "Clock")
 
-    def _answer(
-        self, host: str, port: int, secure: bool, ping: Ping, sent: float, received: float
-    ) -> None:
-        why = getattr(ping.error, "os_error", ping.error)  # without aiohttp's words around it
-        words = f"{host} port {port}: {_why(why)}; check the base URL, the network and its firewall"
-        if not secure:
-            self.tell("TLS", NOT_CHECKED, "plain http on loopback")
-        elif ping.certificate_ends is None:
-            self.tell("TLS", FAILED, _no_tls(why, port) or words)
-            self.skip("needs TLS", "Server", "Clock")
-            return
-        else:
-            left = ping.certificate_ends - now()
-            until = f"{ping.certificate_ends:%d %b %Y}, in {left.days} days"
-            status = WARNING if left < SOON else OK
-            self.tell("TLS", status, f"{ping.tls}, certificate good until {until}")
-        if ping.status_code is None:
-            if isinstance(why, ClientResponseError):  # whose words quote what came
-                words = "does not speak HTTP; is the base URL right?"
-            self.tell("Server", FAILED, words)
-            self.skip("needs Server", "Clock")
-            return
-        trouble = ping.status_code >= 500
-        status = f"status {ping.status_code}"
-        words = f"but with {status}; try again later"
-        self.tell(
-            "Server",
-            WARNING if trouble else OK,
-            f"answers in {1000 * (received - sent):.0f} ms"
-            + (f", {words}" if trouble else f" ({status}; without a key any will do)"),
-        )
-        self._clock(ping, sent, received)
-
-    def _dns(self, host: str, port: int) -> bool:
+    def _look_up(self, host: str, port: int) -> bool:
         with contextlib.suppress(ValueError):
             ipaddress.ip_address(host)
             self.skip(f"nothing to look up: {host} is an address", "DNS")
@@ -209,35 +162,63 @@ class _Doctor:
         proxies = [name for name in os.environ if name.upper() in ("HTTPS_PROXY", "ALL_PROXY")]
         note = f"; {proxies[0]} is set, which the client does not use" if proxies else ""
         try:
-            addresses = asyncio.run(_look_up(host, port))
+            found = asyncio.run(_addresses(host, port))
         except OSError as error:
             detail = f"{host}: {_why(error)}; check the base URL and the network{note}"
             self.tell("DNS", FAILED, detail)
             return False
-        more = f" and {len(addresses) - SHOWN} more" if len(addresses) > SHOWN else ""
-        self.tell("DNS", OK, f"{host} is {', '.join(addresses[:SHOWN])}{more}{note}")
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        self.tell("DNS", OK, f"{host} is {', '.join(found[:SHOWN])}{more}{note}")
         return True
 
+    async def _ping(self, braze: SendsClient, host: str, port: int, secure: bool) -> None:
+        async with braze:
+            sent = time.time()
+            ping = await braze.ping()
+            received = time.time()
+        if not secure:
+            self.skip("plain http on loopback", "TLS")
+        elif ping.certificate_ends is None:
+            self.tell("TLS", FAILED, _no_answer(ping.error, host, port))
+            self.skip("needs TLS", "Server", "Clock")
+            return
+        else:
+            left = ping.certificate_ends - common.now()
+            until = f"{ping.certificate_ends:%d %b %Y}, in {left.days} days"
+            status = WARNING if left < SOON else OK
+            self.tell("TLS", status, f"{ping.tls}, certificate good until {until}")
+        if ping.status_code is None:
+            self.tell("Server", FAILED, _no_answer(ping.error, host, port))
+            self.skip("needs Server", "Clock")
+            return
+        took = f"answers in {1000 * (received - sent):.0f} ms"
+        code = f"status {ping.status_code}"
+        if ping.status_code >= 500:
+            self.tell("Server", WARNING, f"{took}, but with {code}; try again later")
+        else:
+            self.tell("Server", OK, f"{took} ({code}; without a key any will do)")
+        self._clock(ping, sent, received)
+
     def _clock(self, ping: Ping, sent: float, received: float) -> None:
-        if ping.date is None or ping.cached:
-            old, silent = (
-                "the answer is an old one, from a cache",
-                "the server does not tell the time",
-            )
-            self.skip(silent if ping.date is None else old, "Clock")
+        if ping.date is None:
+            self.skip("the server does not tell the time", "Clock")
+            return
+        if ping.cached:
+            self.skip("the answer is an old one, from a cache", "Clock")
             return
         # Date has whole seconds and was written between ``sent`` and ``received``.
         date = ping.date.timestamp()
         ahead = max(sent - date - 1.0, min(0.0, received - date))
         told = "agrees with the server's"
         if round(ahead):
-            told = f"{span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} the server's"
-        if abs(ahead) > CLOCK_OFF:
-            told += (
-                "; the quota is safe, as the client goes by the server's, but set it right: TLS "
-            )
-            told += "and more depend on it"
-        self.tell("Clock", WARNING if abs(ahead) > CLOCK_OFF else OK, told)
+            way = "ahead of" if ahead > 0 else "behind"
+            told = f"{common.span(abs(ahead))} {way} the server's"
+        if abs(ahead) <= CLOCK_OFF:
+            self.tell("Clock", OK, told)
+        else:
+            safe = "the quota is safe, as the client goes by the server's"
+            advice = "set it right: TLS and more depend on it"
+            self.tell("Clock", WARNING, f"{told}; {safe}, but {advice}")
 
     # --- store -----------------------------------------------------------------------------------
 
@@ -253,11 +234,18 @@ class _Doctor:
             self.tell("Store", FAILED, str(error))
             self.skip("needs Store", "Quota")
             return
+        began = time.perf_counter()
         try:
-            if await self._in_time("Store", url, self._written(store, url)):
-                await self._in_time("Quota", url, self._quota(store, workspace))
-            else:
+            if not await self._in_time("Store", url, check_store(store)):
                 self.skip("needs Store", "Quota")
+                return
+            took = 1000 * (time.perf_counter() - began)
+            if url == "memory://":
+                lost = "gone when a command ends, and shared with no other process"
+                self.tell("Store", WARNING, f"memory: {lost}; --store names one that lasts")
+            else:
+                self.tell("Store", OK, f"{_place(url)}: written and read in {took:.0f} ms")
+            await self._in_time("Quota", url, self._quota(store, workspace))
         finally:
             await store.close()  # a locked SQLite file keeps this waiting, up to 30 s in all
 
@@ -267,39 +255,26 @@ class _Doctor:
         try:
             async with asyncio.timeout(LONGEST):
                 await check
+            return True
         except TimeoutError:
             advice = "does another program hold its lock?" if sqlite else _SERVER
             detail = f"{_place(url)}: no answer within {LONGEST:g} s; {advice}"
         except (StoreError, ConfigurationError) as error:
             detail = str(error)  # which says what to do
-        else:
-            return True
         self.tell(name, FAILED, detail)
         return False
 
-    async def _written(self, store: Store, url: str) -> None:
-        began = time.perf_counter()
-        await check_store(store)
-        took = 1000 * (time.perf_counter() - began)
-        if url == "memory://":
-            self.tell(
-                "Store",
-                WARNING,
-                "memory: gone when a command ends, and shared with no other process; --store names "
-                "one that lasts",
-            )
-        else:
-            self.tell("Store", OK, f"{_place(url)}: written and read in {took:.0f} ms")
-
     async def _quota(self, store: Store, workspace: str | None) -> None:
         if workspace is None and (self._key is None or self._url is None):
-            reason = "the workspace follows from key and base URL, or from --workspace"
-            self.skip(reason, "Quota")
+            self.skip("the workspace follows from key and base URL, or from --workspace", "Quota")
             return
-        quota = await _client(self._key, self._url, store, workspace).quota()
+        # Where the workspace has a name, key and URL play no part.
+        key, url = self._key or "none", self._url or "US-01"
+        quota = await SendsClient(key, base_url=url, store=store, workspace=workspace).quota()
         told = "nothing known yet: Braze tells it when a send ID is created"
         if quota.resets_at is not None:
-            told = f"{quota.remaining} of {quota.limit} left until {moment(quota.resets_at)}"
+            until = common.moment(quota.resets_at)
+            told = f"{quota.remaining} of {quota.limit} left until {until}"
         if quota.in_flight:
             told += f", {quota.in_flight} in flight"
         if quota.unconfirmed:
@@ -307,41 +282,25 @@ class _Doctor:
         self.tell("Quota", OK if quota.remaining else WARNING, told)
 
 
-def _client(
-    key: str | None, url: str | None, store: Store | None = None, workspace: str | None = None
-) -> SendsClient:
-    """A client of what is known; of the rest it takes what plays no part."""
-    return SendsClient(
-        "none" if key is None else key,
-        base_url="US-01" if url is None else url,
-        store=store or MemoryStore(),
-        workspace=workspace,
-        timeout=LONGEST,
-    )
-
-
-async def _look_up(host: str, port: int) -> list[str]:
+async def _addresses(host: str, port: int) -> list[str]:
     async with asyncio.timeout(LONGEST):
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(place[0]) for *_, place in found))
 
 
-async def _ping(braze: SendsClient) -> tuple[Ping, float, float]:
-    """With the times before and after."""
-    async with braze:
-        sent = time.time()
-        return await braze.ping(), sent, time.time()
-
-
-def _no_tls(error: Exception | None, port: int) -> str | None:
+def _no_answer(error: Exception | None, host: str, port: int) -> str:
+    """Why there was no answer, and what to do about it."""
+    error = getattr(error, "os_error", error)  # without aiohttp's words around it
     if isinstance(error, ssl.SSLCertVerificationError):
         advice = _CERTIFICATE.get(error.verify_code, _UNTRUSTED)
         return f"certificate: {error.verify_message.rstrip('.')}; {advice}"
     if isinstance(error, ssl.SSLError):
         reason = str(error.reason).replace("_", " ").lower()
         return f"no TLS on port {port} ({reason}); is the base URL right?"
-    return None
+    if isinstance(error, ClientResponseError):  # whose words quote what came
+        return "does not speak HTTP; is the base URL right?"
+    return f"{host} port {port}: {_why(error)}; check the base URL, the network and its firewall"
 
 
 def _why(error: Exception | None) -> str:
@@ -355,7 +314,7 @@ def _why(error: Exception | None) -> str:
 
 def _place(url: str) -> str:
     """The store in words, without what may be a password."""
+    if path := common.file_of(url):
+        return f"SQLite {Path(path).absolute()}"
     parts = urlsplit(url)
-    if parts.scheme == "sqlite":
-        return f"SQLite {Path(url.removeprefix('sqlite:///')).absolute()}"
     return f"{parts.scheme}://{(parts.netloc + parts.path).rpartition('@')[2]}"

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sys
 from datetime import datetime
-from typing import Final
 
 from rich import progress
 from rich.console import Console
@@ -20,11 +19,9 @@ LOOK, FRAME = 1.0, 0.25
 
 
 class Progress:
-    """The progress of one batch.
+    """The progress of one batch of ``rows``, of which some were ``done`` before.
 
     Args:
-        rows: how many there are.
-        done: how many of them are done already.
         quiet: show nothing but what is said.
         headroom: slots that the batch leaves to others while it waits; ``None``: it does not wait.
         capped: the batch has a limit of its own, of which answers do not know.
@@ -39,41 +36,36 @@ class Progress:
         self._waits = False
         self._seen, self._stuck = done, 0  # rows at the last look; what is in flight, if no more
         self._told_until: datetime | None = None
-        self._step: Final = max(1, rows // 10)
-        self._bar: progress.Progress | None = None
         console = Console(stderr=True, highlight=False)
-        if sys.stderr.isatty() and not console.is_dumb_terminal and not quiet:
-            self._bar = progress.Progress(
-                progress.BarColumn(bar_width=20),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn(
-                    "{task.description}",
-                    table_column=Column(no_wrap=True, overflow="ellipsis"),
-                ),
-                console=console,
-                auto_refresh=False,  # frames come from ``watch``, and no thread is needed
-                transient=True,
-            )
-            self._task = self._bar.add_task("", total=rows, completed=done)
+        self._drawn = sys.stderr.isatty() and not console.is_dumb_terminal and not quiet
+        column = Column(no_wrap=True, overflow="ellipsis")
+        self._bar = progress.Progress(
+            progress.BarColumn(bar_width=20),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.description}", table_column=column),
+            console=console,
+            auto_refresh=False,  # frames come from ``watch``, and no thread is needed
+            transient=True,
+            disable=not self._drawn,
+        )
+        self._task = self._bar.add_task("", total=rows, completed=done)
 
     def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._describe(self._bar)  # for the last frame, which ``stop`` draws
-            with contextlib.suppress(OSError):
-                self._bar.stop()
+        self._describe()  # for the last frame, which ``stop`` draws
+        with contextlib.suppress(OSError):
+            self._bar.stop()
 
     def say(self, line: str) -> None:
         """A line that matters, however quiet it is meant to be."""
-        if self._bar is None:
+        if not self._drawn:
             note(line)
-        else:
-            with contextlib.suppress(OSError):  # the terminal is gone; the batch goes on
-                self._bar.console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
+            return
+        with contextlib.suppress(OSError):  # the terminal is gone; the batch goes on
+            self._bar.console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
 
     def advance(self, limit: RateLimit | None) -> None:
         """One more row has been decided, by an answer that told ``limit``."""
@@ -81,9 +73,9 @@ class Progress:
         self._waits, self._stuck = False, 0
         if limit is not None and not self._capped:
             self._told(limit)
-        if self._bar is not None:
-            self._bar.advance(self._task)
-        elif not self._quiet and (self._done % self._step == 0 or self._done == self._rows):
+        self._bar.advance(self._task)
+        told = self._done % max(1, self._rows // 10) == 0 or self._done == self._rows
+        if told and not self._drawn and not self._quiet:
             note(f"{self._done} of {self._rows} rows{self._left()}")
 
     async def watch(self, braze: SendsClient) -> None:
@@ -95,15 +87,13 @@ class Progress:
                 looked = time
                 with contextlib.suppress(BrazeSendsError):  # the creates meet the same, and say so
                     self._look(await braze.quota())
-            if self._bar is not None:
-                self._describe(self._bar)
-                with contextlib.suppress(OSError):
-                    self._bar.refresh()
-            await asyncio.sleep(LOOK if self._bar is None else FRAME)
+            self._describe()
+            with contextlib.suppress(OSError):
+                self._bar.refresh()
+            await asyncio.sleep(FRAME if self._drawn else LOOK)
 
     def _look(self, status: QuotaStatus) -> None:
-        headroom = self._headroom
-        used_up = headroom is not None and status.remaining <= headroom
+        used_up = self._headroom is not None and status.remaining <= self._headroom
         self._waits = used_up and not status.in_flight
         self._stuck = status.in_flight if self._done == self._seen else 0
         self._seen = self._done
@@ -111,7 +101,7 @@ class Progress:
         if until is None:
             return
         self._told(RateLimit(status.limit, status.remaining, until))
-        if self._waits and self._bar is None and until != self._told_until:
+        if self._waits and not self._drawn and until != self._told_until:
             self._told_until = until
             note(f"waiting for quota: it resets {moment(until)}, in {_span_until(until)}")
 
@@ -122,20 +112,20 @@ class Progress:
         if last is None or not same or limit.remaining < last.remaining:
             self._quota = limit
 
-    def _describe(self, bar: progress.Progress) -> None:
-        bar.update(self._task, description=self._text(bar.tasks[0].speed))
-
-    def _text(self, speed: float | None) -> str:
-        begin = f"{speed or 0:.1f}/s"
-        if self._waits or self._stuck:  # also on what an earlier run has left in flight
-            begin = f"waiting for {self._stuck} in flight" if self._stuck else "waiting"
-        if self._quota is None:
-            return f"{begin}{self._left()}"
-        return f"{begin}{self._left()}, resets in {_span_until(self._quota.resets_at)}"
+    def _describe(self) -> None:
+        text = f"{self._bar.tasks[0].speed or 0:.1f}/s"
+        if self._stuck:  # also on what an earlier run has left in flight
+            text = f"waiting for {self._stuck} in flight"
+        elif self._waits:
+            text = "waiting"
+        text += self._left()
+        if self._quota is not None:
+            text += f", resets in {_span_until(self._quota.resets_at)}"
+        self._bar.update(self._task, description=text)
 
     def _left(self) -> str:
         return f", {self._quota.remaining} of {self._quota.limit} left" if self._quota else ""
 
 
-def _span_until(moment: datetime) -> str:
-    return span((moment - now()).total_seconds())
+def _span_until(when: datetime) -> str:
+    return span((when - now()).total_seconds())

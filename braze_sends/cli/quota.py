@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import attrs
 from rich.console import Console, Group
@@ -16,26 +16,13 @@ from rich.live import Live
 from rich.text import Text
 
 from braze_sends import QuotaStatus, SendsClient, StoreError
-from braze_sends.cli.common import (
-    as_object,
-    error_line,
-    error_object,
-    moment,
-    note,
-    now,
-    print_json,
-    printable,
-    printing,
-    span,
-    until_stopped,
-)
+from braze_sends.cli import common
 
 #: Seconds between two looks of ``--watch``.
 REFRESH = 2.0
-#: The hours of the chart, the columns of one, and how many a label is for.
+#: The hours of the chart, the columns of one, and how many a label is for. The rows of campaigns,
+#: and the columns of a name and a bar. All of it fits into a terminal of 80 columns and 24 rows.
 DAY, WIDE, LABELLED = 24, 2, 6
-#: The rows of campaigns, and the columns of a name and a bar. All of it fits into a terminal of
-#: 80 columns and 24 rows.
 MOST_ROWS, NAME, BAR = 9, 40, 24
 
 _UNKNOWN = "Nothing is known of the quota yet: Braze tells it when a send ID is created."
@@ -49,11 +36,11 @@ Seen = QuotaStatus | StoreError
 
 def show(braze: SendsClient, *, watch: bool, as_json: bool, lasts_not: bool) -> None:
     """Show the quota once, or again and again until it is stopped."""
-    if not watch:
+    if watch:
+        with _screen(as_json, lasts_not) as take:
+            asyncio.run(common.until_stopped(_watch(braze, take)))
+    else:
         _pages(as_json, lasts_not)(asyncio.run(_look(braze)))
-        return
-    with _screen(as_json, lasts_not) as take:
-        asyncio.run(until_stopped(_watch(braze, take)))
 
 
 async def _look(braze: SendsClient) -> QuotaStatus:
@@ -61,18 +48,14 @@ async def _look(braze: SendsClient) -> QuotaStatus:
         return await braze.quota()
 
 
-async def _watch(braze: SendsClient, show: Callable[[Seen], None]) -> None:
+async def _watch(braze: SendsClient, take: Callable[[Seen], None]) -> None:
     async with braze:
         while True:
             try:
-                seen: Seen = await braze.quota()
+                take(await braze.quota())
             except StoreError as error:
-                seen = error  # it may come back
-            show(seen)
+                take(error)  # it may come back
             await asyncio.sleep(REFRESH)
-
-
-# --- where it is shown ---------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -88,10 +71,10 @@ def _screen(as_json: bool, lasts_not: bool) -> Iterator[Callable[[Seen], None]]:
 
         def redraw(seen: Seen) -> None:
             nonlocal lines
-            looked = now()
+            looked = common.now()
             at = f"{looked.astimezone():%H:%M:%S}"
             if isinstance(seen, StoreError):
-                foot = Text(f"{at} error: {printable(error_line(seen))}", "red")
+                foot = Text(f"{at} error: {common.printable(common.error_line(seen))}", "red")
             else:
                 foot = Text(f"{at}, Ctrl-C ends it", "dim")
                 lines = describe(seen, looked, pens, lasts_not=lasts_not)
@@ -106,48 +89,37 @@ def _pages(as_json: bool, lasts_not: bool) -> Callable[[Seen], None]:
     pens = glyphs(console.encoding)
     between: list[Text] = []
 
-    def show(seen: Seen) -> None:
-        nonlocal between
-        if as_json:
-            print_json(_object(seen))
-        elif isinstance(seen, StoreError):
-            note(f"error: {error_line(seen)}")
+    def show_json(seen: Seen) -> None:
+        if isinstance(seen, StoreError):
+            common.print_json(common.error_object(seen))
         else:
-            lines = describe(seen, now(), pens, lasts_not=lasts_not)
-            with printing():
-                console.print(*between, *lines, sep="\n", soft_wrap=True)
-            between = [Text()]
+            used = seen.used if seen.known else None
+            common.print_json({"known": seen.known, **attrs.asdict(seen), "used": used})
 
-    return show
+    def show(seen: Seen) -> None:
+        if isinstance(seen, StoreError):
+            common.note(f"error: {common.error_line(seen)}")
+            return
+        lines = describe(seen, common.now(), pens, lasts_not=lasts_not)
+        with common.printing():
+            console.print(*between, *lines, sep="\n", soft_wrap=True)
+        between[:] = [Text()]
 
-
-def _object(seen: Seen) -> dict[str, Any]:
-    if isinstance(seen, StoreError):
-        return error_object(seen)
-    return {"known": seen.known, **as_object(seen), "used": seen.used if seen.known else None}
-
-
-# --- what is shown -------------------------------------------------------------------------------
+    return show_json if as_json else show
 
 
 @attrs.frozen
 class Glyphs:
-    """What the charts are drawn with.
+    """What the charts are drawn with."""
 
-    Attributes:
-        heights: from low to high.
-        bar: a campaign's.
-        axis: a labelled place and the line, for hours that have begun and for those to come.
-        rest: stands for the rest of a name.
-    """
-
-    heights: str = "▁▂▃▄▅▆▇█"
+    heights: str = "▁▂▃▄▅▆▇█"  # from low to high
     bar: str = "▆"
-    axis: tuple[str, str] = ("┯━", "┬─")
-    rest: str = "…"
+    begun: str = "┯" + 11 * "━"  # the axis for the hours of one label, if they have begun
+    to_come: str = "┬" + 11 * "─"
+    rest: str = "…"  # of a name that is too long
 
 
-ASCII: Final = Glyphs(heights=".:-=+*%#", bar="#", axis=("+=", "+-"), rest="...")
+ASCII: Final = Glyphs(".:-=+*%#", "#", "+" + 11 * "=", "+" + 11 * "-", "...")
 
 
 def glyphs(encoding: str) -> Glyphs:
@@ -162,11 +134,10 @@ def glyphs(encoding: str) -> Glyphs:
 
 def describe(status: QuotaStatus, at: datetime, pens: Glyphs, *, lasts_not: bool) -> list[Text]:
     """Lines that show a status; ``lasts_not`` is a store that lasts no longer than the command."""
-    lines: list[Text] = []
-    if not status.known:
-        lines += map(Text, [_UNKNOWN, *_FORGETFUL * lasts_not, ""])
-    rows = _rows(status, at)
-    lines += [Text.assemble(f"{label:<14}", (value, style)) for label, value, style in rows]
+    heading = [] if status.known else [_UNKNOWN, *_FORGETFUL * lasts_not, ""]
+    lines = [Text(line) for line in heading]
+    for label, value, style in _rows(status, at):
+        lines.append(Text.assemble(f"{label:<14}", (value, style)))
     if status.creations:
         lines += [Text(), *_by_hour(status, at, pens), Text(), *_by_campaign(status, pens)]
     for line in lines:
@@ -183,11 +154,11 @@ def _rows(status: QuotaStatus, at: datetime) -> Iterator[tuple[str, str, str]]:
     yield "In flight", f"{status.in_flight}", ""
     yield "Unconfirmed", f"{status.unconfirmed}", "yellow" if status.unconfirmed else ""
     yield "Remaining", f"{status.remaining}{assumed}", plenty if status.remaining else "bold red"
-    if status.resets_at is None:
-        yield "Resets", "unknown", ""
-    else:
-        left = span((status.resets_at - at).total_seconds())
-        yield "Resets", f"{moment(status.resets_at)}, in {left}", ""
+    resets = "unknown"
+    if status.resets_at is not None:
+        left = common.span((status.resets_at - at).total_seconds())
+        resets = f"{common.moment(status.resets_at)}, in {left}"
+    yield "Resets", resets, ""
     if status.creations:
         hours = _hours(status)
         most = max(hours.values())
@@ -205,19 +176,16 @@ def _by_hour(status: QuotaStatus, at: datetime, pens: Glyphs) -> list[Text]:
     most = max(counts.values())
     heights = " " + pens.heights
     bars = "".join(WIDE * heights[_part(counts[h], most, len(pens.heights))] for h in hours)
-    axis = ["", ""]  # what has begun, what has not
+    # The axis ends with the first column of the hour after the last one.
+    length, past = WIDE * len(hours) + 1, WIDE * max(0, now_in + 1 - first)
+    begun, to_come = pens.begun * len(hours), pens.to_come * len(hours)
     labels = ""
-    for n, hour in enumerate([*hours, hours.stop]):
-        place, line = tuple(pens.axis[hour > now_in])
-        labelled = n % LABELLED == 0
-        columns = WIDE if hour in hours else 1
-        axis[hour > now_in] += (place if labelled else line) + line * (columns - 1)
-        if labelled:
-            local = datetime.fromtimestamp(hour * 3600, UTC).astimezone()
-            labels += f"{local:%H:%M}".ljust(LABELLED * WIDE)
+    for hour in range(first, hours.stop + 1, LABELLED):
+        local = datetime.fromtimestamp(hour * 3600, UTC).astimezone()
+        labels += f"{local:%H:%M}".ljust(LABELLED * WIDE)
     return [
         Text(bars.rstrip(), "cyan"),
-        Text.assemble(axis[0], (axis[1], "dim")),
+        Text.assemble(begun[: min(past, length)], (to_come[past:length], "dim")),
         Text(labels.rstrip(), "dim"),
     ]
 
@@ -225,12 +193,10 @@ def _by_hour(status: QuotaStatus, at: datetime, pens: Glyphs) -> list[Text]:
 def _by_campaign(status: QuotaStatus, pens: Glyphs) -> list[Text]:
     """The campaigns with the most creations, and what is left of them."""
     counts: Counter[str] = Counter()
-    for one in status.creations:
+    for one in sorted(status.creations, key=lambda one: one.campaign_id):
         counts[one.campaign_id] += one.count
-    others = counts.pop("", 0)
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rows = [(_name(campaign, pens), count) for campaign, count in ranked]
-    what = "others"
+    others, what = counts.pop("", 0), "others"
+    rows = [(_name(campaign, pens), count) for campaign, count in counts.most_common()]
     if len(rows) > MOST_ROWS - bool(others):
         what = what if others else f"{len(rows) - MOST_ROWS + 1} others"
         others += sum(count for _, count in rows[MOST_ROWS - 1 :])
@@ -262,7 +228,7 @@ def _hours(status: QuotaStatus) -> Counter[int]:
 
 def _name(campaign: str, pens: Glyphs) -> str:
     """A campaign as it can be shown, in the width that there is."""
-    name = printable(campaign)
+    name = common.printable(campaign)
     if pens is ASCII:
         name = name.encode("ascii", "replace").decode()
     return name if len(name) <= NAME else name[: NAME - len(pens.rest)] + pens.rest

@@ -1,10 +1,8 @@
 """The input of a batch: a file that names a send in each row, as CSV or JSON Lines.
 
-The whole file is read before anything is sent, and what is good of it is kept on disk, so that it
-may change, or be a pipe, while the batch runs for days.
-
-A byte that is not UTF-8 becomes a lone surrogate, which no valid UTF-8 gives, and is found in the
-row that holds it.
+The whole file is read before anything is sent, and its good rows are kept on disk: it may change,
+or be a pipe, while the batch runs for days. A byte that is not UTF-8 becomes a lone surrogate,
+which no valid UTF-8 gives, and is found in the row that holds it.
 """
 
 from __future__ import annotations
@@ -17,9 +15,9 @@ import re
 import select
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from itertools import accumulate, chain
-from typing import Any, BinaryIO, Final, Self
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import chain
+from typing import Any, BinaryIO, Final
 
 import attrs
 
@@ -40,43 +38,26 @@ _TOO_LONG: Final = f"over {MAX_LINE} bytes long"
 
 @attrs.frozen
 class BadRow:
-    """A row that names no send.
-
-    Attributes:
-        line: the physical line in which it starts, from 1.
-        problem: what is wrong, without control characters or long excerpts.
-    """
+    """A row that names no send: the line in which it starts, from 1, and in words why."""
 
     line: int
     problem: str
 
 
-class Rows:
+class Rows(AbstractContextManager["Rows"]):
     """The good rows of a file, each pair once, in the file's order.
 
-    They are kept in a temporary file without a name, which vanishes with the process. Iterations do
-    not disturb each other.
-
-    Args:
-        found: the rows, read to their end.
-        on_bad: called with each bad row, in order.
-
-    Attributes:
-        count: good rows, each pair once.
-        repeated: rows that repeat the pair of an earlier row.
-        bad: bad rows.
-
-    Raises:
-        ConfigurationError: there is no room for the temporary file.
+    They are ``count``, and in a temporary file, which vanishes with the process. Iterations do not
+    disturb each other.
     """
 
     def __init__(
         self, found: Iterable[CreateSendId | BadRow], on_bad: Callable[[BadRow], None]
     ) -> None:
         self.count = self.repeated = self.bad = 0
-        seen: set[bytes] = set()
         with _keeping():
             self._kept = tempfile.TemporaryFile()  # noqa: SIM115  # ``close`` closes it
+        seen: set[bytes] = set()
         try:
             for row in found:
                 if isinstance(row, BadRow):
@@ -99,40 +80,28 @@ class Rows:
             raise
 
     def __iter__(self) -> Iterator[CreateSendId]:
-        offset = 0
-        while True:
-            self._kept.seek(offset)
-            lines = self._kept.readlines(_CHUNK)
+        self._kept.seek(0)
+        while lines := self._kept.readlines(_CHUNK):
             offset = self._kept.tell()
-            if not lines:
-                return
             for line in lines:
                 yield CreateSendId(*line.decode().rstrip("\n").split("\t"))
+            self._kept.seek(offset)
 
     def close(self) -> None:
-        """Forget the rows."""
         with suppress(OSError):  # what was not flushed for want of room
             self._kept.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def read(file: BinaryIO, on_bad: Callable[[BadRow], None], *, name: str = "the file") -> Rows:
-    """Read a file to its end. The first character that is no blank tells the format.
+    """Read a file, which messages call ``name``, to its end; ``on_bad`` is told each bad row.
 
-    ``{``: JSON Lines, objects with the strings ``campaign_id`` and ``send_id``. Else CSV: a header
-    with these names, cells separated by comma, semicolon (Excel in Europe) or tab. Names in any
-    order and case. Other keys and columns are ignored, and so are blank lines. UTF-8, lines that
-    end in LF, CRLF or CR.
-
-    Args:
-        file: what to read, from where it stands.
-        on_bad: called with each bad row, in order; reading goes on.
-        name: what error messages call the file.
+    If the first character that is no blank is ``{``, it is JSON Lines: objects with the strings
+    ``campaign_id`` and ``send_id``. Else it is CSV: a header with these names, cells separated by
+    comma, semicolon (Excel in Europe) or tab. Names in any order and case. Other keys and columns
+    are ignored, and so are blank lines. UTF-8, lines that end in LF, CRLF or CR.
 
     Raises:
         ConfigurationError: the file as a whole is unusable: it is empty, not UTF-8, or lacks a
@@ -177,29 +146,18 @@ class _Waiting(io.RawIOBase):
         return len(data)
 
 
-class _Lines:
-    """The physical lines of a file as text. Of one that is too long only the beginning is given.
-
-    Attributes:
-        name: what messages call the file.
-        number: of the line that was given last, from 1.
-        too_long: whether that line was over ``MAX_LINE``.
-        quotes: how many there are in it, if so.
-        ended: there are no more.
-        row: the lines of the CSV row at hand, see ``part``.
-    """
+class _Lines(Iterator[str]):
+    """The physical lines of a file as text. Of one that is too long only the beginning is given."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
-        self.name = name
-        self.number = self.quotes = self._size = 0
-        self.too_long = self.ended = False
-        self.row: list[str] = []
+        self._name = name
+        self.number = 0  # of the line that was given last, from 1
+        self.too_long = False  # whether that line was over ``MAX_LINE``
+        self.quotes = 0  # how many there are in it, if so
+        self.ended = False  # there are no more
         self._text = io.TextIOWrapper(
             io.BufferedReader(_Waiting(file), _CHUNK), "utf-8-sig", "surrogateescape"
         )
-
-    def __iter__(self) -> Iterator[str]:
-        return self
 
     def __next__(self) -> str:
         try:
@@ -216,30 +174,9 @@ class _Lines:
         self.number += 1
         return line
 
-    def begin_row(self) -> None:
-        """The next line begins a row."""
-        self.row, self._size = [], 0
-
-    def part(self, line: str) -> str:
-        """``line`` itself, which is one more of the row at hand.
-
-        Raises:
-            csv.Error: the row is too long.
-        """
-        self.row.append(line)
-        self._size += len(line)
-        if self._size > MAX_LINE:
-            raise csv.Error(_TOO_LONG)
-        return line
-
-    @property
-    def began(self) -> int:
-        """The number of the line in which the row at hand begins."""
-        return self.number - len(self.row) + 1
-
     def unusable(self, why: str) -> ConfigurationError:
         """The error that says why the whole file cannot be used."""
-        return ConfigurationError(f"{self.name} {why}")
+        return ConfigurationError(f"{self._name} {why}")
 
 
 def _first(lines: _Lines) -> str:
@@ -329,29 +266,41 @@ _TWICE: Final = object()
 def _csv_rows(first: str, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
     delimiter, names = _header(first, lines)
     campaign_id, send_id = map(names.index, COLUMNS)
-    reader = _reader(map(lines.part, lines), delimiter)
     while True:
-        lines.begin_row()
+        row: list[str] = []
         try:
-            cells = next(reader)
+            cells = next(_reader(_parts(lines, row), delimiter))
         except StopIteration:
             return
         except csv.Error as error:
-            yield _bad_row(lines, delimiter, printable(str(error).replace("\t", "tab")))
+            why = printable(str(error).replace("\t", "tab"))
+            yield _bad_row(lines, row, delimiter, why)
             continue
+        began = lines.number - len(row) + 1
         if not any(map(str.strip, cells)):
             pass  # a blank line, or such as spreadsheets leave below the last row
         elif problem := _problem_of("".join(cells)):
-            yield BadRow(lines.began, problem)
+            yield BadRow(began, problem)
         elif len(cells) != len(names):
-            yield BadRow(lines.began, f"it has {len(cells)} cells, the header {len(names)}")
+            yield BadRow(began, f"it has {len(cells)} cells, the header {len(names)}")
         else:
-            yield _row(lines.began, cells[campaign_id].strip(), cells[send_id].strip())
+            yield _row(began, cells[campaign_id].strip(), cells[send_id].strip())
 
 
 def _reader(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     # Blanks around cells do not count, so those before a quote must not make it part of an ID.
     return csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+
+
+def _parts(lines: Iterable[str], row: list[str]) -> Iterator[str]:
+    """The lines of one row, which also go into ``row``."""
+    size = 0
+    for line in lines:
+        row.append(line)
+        size += len(line)
+        if size > MAX_LINE:
+            raise csv.Error(_TOO_LONG)
+        yield line
 
 
 def _header(first: str, lines: _Lines) -> tuple[str, list[str]]:
@@ -363,17 +312,17 @@ def _header(first: str, lines: _Lines) -> tuple[str, list[str]]:
         raise lines.unusable(_UTF16)
     if first.lstrip().startswith("["):
         raise lines.unusable("is a JSON array: write one object a line, without brackets")
-    lines.begin_row()
+    row: list[str] = []
     quotes = 0
     with suppress(csv.Error):  # over too many lines, which below are more than one row
-        for line in map(lines.part, chain([first], lines)):
+        for line in _parts(chain([first], lines), row):
             quotes += line.count('"')
             if quotes % 2 == 0:  # a quoted name may go over several lines
                 break
     readings = []
     for delimiter in ",;\t":
         with suppress(csv.Error):
-            rows = list(_reader(lines.row, delimiter))
+            rows = list(_reader(row, delimiter))
             if len(rows) == 1:
                 readings.append((delimiter, [cell.strip() for cell in rows[0]]))
     if not readings:
@@ -394,24 +343,20 @@ def _missing(names: list[str]) -> list[str]:
     return [name for name in COLUMNS if name not in map(_column, names)]
 
 
-def _bad_row(lines: _Lines, delimiter: str, why: str) -> BadRow:
-    """What csv cannot read.
-
-    Raises:
-        ConfigurationError: where the row ends cannot be known.
-    """
-    number, row = lines.began, lines.row
+def _bad_row(lines: _Lines, row: list[str], delimiter: str, why: str) -> BadRow:
+    """What csv cannot read; ``ConfigurationError`` if nobody can know where the row ends."""
+    number = lines.number - len(row) + 1
+    opened = None
     if len(row) == 1 and lines.too_long:
         opened = number if lines.quotes % 2 else None
     else:
         # What csv says of the last of several lines is wrong, unless the file ended there.
         good = "".join(row if len(row) == 1 or lines.ended else row[:-1])
-        opened = None
         for cell in re.finditer(rf'(?:\A|{delimiter}) *("[^"]*(?:""[^"]*)*("|\Z))', good):
             if not cell[2]:
-                opened = number + sum(end <= cell.start(1) for end in accumulate(map(len, row)))
-        # Lines that a quote has swallowed may have been rows, and those that follow may be the
-        # rest of a cell that csv gave up. But nothing follows the last line.
+                opened = number + good.count("\n", 0, cell.start(1))
+        # Lines that a quote has swallowed may have been rows, and those that follow may be the rest
+        # of a cell that csv gave up. But nothing follows the last line.
         if len(row) > 1:
             opened = opened or number
         elif opened and not next(lines, None):

@@ -12,35 +12,21 @@ from braze_sends.cli.common import COME_BACK, INTERRUPTED, SOME_FAILED, come_bac
 
 @attrs.define(kw_only=True)
 class Summary:
-    """The counts of a batch; ``rows``, ``bad`` and ``repeated`` together are the rows of the file.
+    """The counts of a batch. ``rows``, ``bad`` and ``repeated`` together are those of the file."""
 
-    Attributes:
-        rows: different pairs in the file.
-        bad: rows that cannot be used.
-        repeated: rows that repeat the pair of another.
-        before: pairs that had a line already, and had not failed.
-        failed_before: pairs that had failed before.
-        lines: how many were written.
-        unwritten: lines that could not be.
-        unknown: rows of which nobody knows what became of them, and so without a line.
-        ended: how the quota ended.
-        fatal: what ended the batch.
-        interrupted: whether Ctrl-C or SIGTERM did.
-    """
-
-    rows: int
-    bad: int
-    repeated: int
-    before: int
+    rows: int  # different pairs in the file
+    bad: int  # rows that cannot be used
+    repeated: int  # rows that repeat the pair of another
+    before: int  # pairs that had a line already, and had not failed
     failed_before: int
-    lines: dict[str, int] = attrs.field(
-        factory=lambda: {"created": 0, "reused": 0, "queued": 0, "failed": 0}
+    lines: dict[str, int] = attrs.field(  # that were written
+        factory=lambda: dict.fromkeys(("created", "reused", "queued", "failed"), 0)
     )
-    unwritten: int = 0
-    unknown: int = 0
-    ended: QuotaExhaustedError | RateLimitError | None = None
-    fatal: BrazeSendsError | None = None
-    interrupted: bool = False
+    unwritten: int = 0  # lines that could not be
+    unknown: int = 0  # rows without a line, as nobody knows what became of them
+    ended: QuotaExhaustedError | RateLimitError | None = None  # how the quota ended
+    fatal: BrazeSendsError | None = None  # what ended the batch
+    interrupted: bool = False  # by Ctrl-C or SIGTERM
 
     @property
     def left(self) -> int:
@@ -67,14 +53,13 @@ class Summary:
 
     def as_json(self) -> dict[str, object]:
         """As ``--json`` shows it."""
-        resets_at = getattr(self.ended, "resets_at", None)
         return {
             **self.known_before,
             **self.lines,
             "unwritten": self.unwritten,
             "unknown": self.unknown,
             "left": self.left,
-            "resets_at": resets_at and resets_at.isoformat(),
+            "resets_at": getattr(self.ended, "resets_at", None),
             "retry_after": self.ended and self.ended.retry_after,
             "error": self.fatal and type(self.fatal).__name__,
             "message": self.fatal and str(self.fatal),
@@ -84,21 +69,17 @@ class Summary:
         """As people read it; ``continues`` is whether a rerun goes on from here."""
         if self.fatal is not None:
             yield f"error: {self.fatal}"
-        counts = {
+        told = _listed(
             **self.lines,
-            "whose line could not be written": self.unwritten,
-            "done before": self.before,
-            "failed before": self.failed_before,
-            "unknown": self.unknown,
-        }
-        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        out = {"repeated": self.repeated, "bad": self.bad}
-        left_out = ", ".join(f"{count} {what}" for what, count in out.items() if count)
-        yield (
-            f"{self.rows} row{'s' * (self.rows != 1)}: "
-            f"{told or ('nothing created' if self.rows else 'nothing to do')}"
-            f"{f' (left out: {left_out})' if left_out else ''}"
+            whose_line_could_not_be_written=self.unwritten,
+            done_before=self.before,
+            failed_before=self.failed_before,
+            unknown=self.unknown,
         )
+        told = told or ("nothing created" if self.rows else "nothing to do")
+        left_out = _listed(repeated=self.repeated, bad=self.bad)
+        end = f" (left out: {left_out})" if left_out else ""
+        yield f"{self.rows} row{'s' * (self.rows != 1)}: {told}{end}"
         if self.failed_before:
             yield "to ask again for what failed, delete its lines from the output"
         if self.left and not isinstance(self.fatal, ConfigurationError):
@@ -107,3 +88,8 @@ class Summary:
             if self.fatal is not None:
                 then = f"when that is mended, {then}"
             yield f"{self.left} left{when}: {then}"
+
+
+def _listed(**counts: int) -> str:
+    """What there is any of, such as ``2 created, 1 done before``."""
+    return ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in counts.items() if count)

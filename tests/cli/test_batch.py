@@ -902,9 +902,12 @@ def test_ctrl_c_twice_ends_it_at_once(
     shown: list[bytes] = []
     monkeypatch.setattr("os._exit", exits.append)
     monkeypatch.setattr("os.write", lambda number, data: shown.append(data))
-    if terminal:
-        monkeypatch.setattr("braze_sends.cli.common._on_a_terminal", lambda: True)
-    fake.fault_for = lambda request: interrupt(2)
+
+    def stop(request: object) -> None:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+        interrupt(2)
+
+    fake.fault_for = stop
     batch(csv(1))
 
     said = b"ended at once; a rerun asks again for what was under way\n"

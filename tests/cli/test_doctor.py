@@ -247,7 +247,7 @@ def test_key_from_a_prompt(
     examine: Callable[..., Told], monkeypatch: pytest.MonkeyPatch, fake: FakeBraze
 ) -> None:
     """A key that was typed is told as such."""
-    monkeypatch.setattr(module, "api_key", lambda key_file: KEY)
+    monkeypatch.setattr("braze_sends.cli.common.api_key", lambda key_file: KEY)
     told = examine(env={"BRAZE_API_KEY": None})
 
     assert told["API key"][1].startswith("from the prompt, ")

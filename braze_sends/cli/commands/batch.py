@@ -69,7 +69,7 @@ def batch(
     from collections import Counter
     from contextlib import ExitStack
 
-    from braze_sends import ConfigurationError
+    from braze_sends import ConfigurationError, SendsClient
     from braze_sends.cli import common
     from braze_sends.cli.batch import Run, read_rows
     from braze_sends.cli.cost import show_cost
@@ -81,14 +81,14 @@ def batch(
     with common.reporting(as_json), ExitStack() as stack:
         if file == api_key_file == "-":
             raise ConfigurationError("FILE and --api-key-file cannot both be standard input")
-        kept = common.file_of(store)
-        if output and kept and os.path.realpath(output) == os.path.realpath(kept):
+        database = common.file_of(store)
+        if output and database and os.path.realpath(output) == os.path.realpath(database):
             raise ConfigurationError("--output and --store cannot both be the same file")
-        braze = common.make_client(
-            base_url,
-            common.existing(store) if dry_run else store,
-            workspace,
-            api_key_file,
+        braze = SendsClient(
+            common.api_key(api_key_file),
+            base_url=base_url,
+            store=common.existing(store) if dry_run else store,
+            workspace=workspace,
             timeout=timeout,
             daily_limit=limit_per_day,
             max_rate_limit_wait=None if wait else 0.0,
@@ -112,19 +112,12 @@ def batch(
             if limit_per_day is not None:
                 common.note("without a store that lasts, --limit-per-day is for this run alone")
             if not journal.lasting:
-                common.note(
-                    "a rerun will begin anew: to go on, give --output, or a store that lasts"
-                )
+                advice = "to go on, give --output, or a store that lasts"
+                common.note(f"a rerun will begin anew: {advice}")
         done = rows.count - found[None]
-        progress = stack.enter_context(
-            Progress(
-                rows.count,
-                done,
-                quiet,
-                headroom=headroom if wait else None,
-                capped=limit_per_day is not None,
-            )
-        )
+        left_to_others = headroom if wait else None
+        capped = limit_per_day is not None
+        progress = stack.enter_context(Progress(rows.count, done, quiet, left_to_others, capped))
         asyncio.run(Run(braze, rows, journal, progress, summary, concurrency, headroom).run())
     if as_json:
         common.print_json(summary.as_json())

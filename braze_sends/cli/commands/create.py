@@ -9,7 +9,7 @@ import typer
 from braze_sends.cli import options
 
 if TYPE_CHECKING:  # pragma: no cover
-    from braze_sends import SendId, SendsClient
+    from braze_sends import SendId
 
 
 def create(
@@ -33,12 +33,12 @@ def create(
 ) -> None:
     """Create a send ID and print it."""
     import asyncio
-    import json
     import math
 
+    import attrs
     from rich.console import Console
 
-    from braze_sends import new_send_id
+    from braze_sends import SendsClient, new_send_id
     from braze_sends.cli import common
 
     # Named here, so that it is known whatever happens and can be asked for again.
@@ -56,23 +56,27 @@ def create(
                 raise
 
     with common.reporting(as_json):
-        client = common.make_client(base_url, store, workspace, api_key_file)
+        key = common.api_key(api_key_file)
+        client = SendsClient(key, base_url=base_url, store=store, workspace=workspace)
         try:
             send = asyncio.run(run(client))
         except KeyboardInterrupt:
             common.note(f"interrupted; to ask for the same send again, pass --send-id {name}")
             raise typer.Exit(common.INTERRUPTED) from None
-    status, limit = common.status_of(send), send.rate_limit
-    shown = {"campaign_id": send.campaign_id, "send_id": send.send_id, "status": status}
-    shown |= common.as_object(send)
-    del shown["queued"], shown["reused"]  # which the status tells
-    with common.printing(f"; {status}: {send.campaign_id}, {send.send_id}"):
-        typer.echo(json.dumps(shown) if as_json else common.printable(send.send_id))
-    if not as_json and Console(stderr=True).is_terminal:
-        told: list[str] = [status]
+    status = "queued" if send.queued else "reused" if send.reused else "created"
+    otherwise = f"; {status}: {send.campaign_id}, {send.send_id}"
+    if as_json:
+        shown = {"campaign_id": send.campaign_id, "send_id": send.send_id, "status": status}
+        shown |= attrs.asdict(send, filter=attrs.filters.exclude("queued", "reused"))
+        common.print_json(shown, otherwise)
+        return
+    with common.printing(otherwise):
+        typer.echo(common.printable(send.send_id))
+    if Console(stderr=True).is_terminal:
+        told = [status]
         if send.attempts > 1:
             told.append(f"{send.attempts} attempts")
-        if limit is not None:
+        if limit := send.rate_limit:
             until = common.moment(limit.resets_at)
             told.append(f"{limit.remaining} of {limit.limit} left until {until}")
         common.note(", ".join(told))

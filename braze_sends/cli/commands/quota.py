@@ -24,10 +24,12 @@ def quota(
 
     A store that lasts knows also what was created through it, by hour and by campaign.
     """
-    from braze_sends.cli.common import existing, forgetful, make_client, reporting
+    from braze_sends import SendsClient
+    from braze_sends.cli import common
     from braze_sends.cli.quota import show
 
-    with reporting(as_json):
-        place = store if watch else existing(store)
-        client = make_client(base_url, place, workspace, api_key_file)
-        show(client, watch=watch, as_json=as_json, lasts_not=forgetful(store))
+    with common.reporting(as_json):
+        key = common.api_key(api_key_file)
+        place = store if watch else common.existing(store)
+        client = SendsClient(key, base_url=base_url, store=place, workspace=workspace)
+        show(client, watch=watch, as_json=as_json, lasts_not=common.forgetful(store))
