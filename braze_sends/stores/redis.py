@@ -168,11 +168,10 @@ class _Client:
     def hang_up(self) -> None:
         """Close the connections of a loop that does not run, as far as the server is concerned."""
         for connection in list(self.connections.alive):
-            writer = getattr(connection, "_writer", None)
-            # TypeError: uvloop's sockets cannot do it.
-            if writer is not None:
-                with contextlib.suppress(OSError, TypeError, AttributeError):
-                    writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            writer: Any = getattr(connection, "_writer", None)
+            # TypeError: uvloop's sockets cannot do it. AttributeError: it is closed already.
+            with contextlib.suppress(OSError, TypeError, AttributeError):
+                writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 class RedisStore:

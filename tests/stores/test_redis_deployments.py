@@ -34,7 +34,7 @@ from braze_sends.stores.store import Remembered
 from braze_sends.testing import FakeBraze
 from braze_sends.testing.store_conformance import increment, look, new_workspace, remembers
 from tests.servers import RedisServer, SentinelServer, cluster_url, free_port
-from tests.stores.test_redis import CUT_BEFORE, REPLY_LOST, Fate, Proxy, client_of, create
+from tests.stores.test_redis import CUT_BEFORE, REPLY_LOST, Fate, Proxy, client_of, create, held
 from tests.waiting import PATIENCE, until, wait_until
 
 #: A key and its certificate for 127.0.0.1 and localhost.
@@ -297,34 +297,43 @@ async def test_a_slot_that_moves_while_creates_run_costs_nothing(
     monkeypatch.setattr(module, "SLOT_MOVES", (0.01,) * 10_000)  # the machine may be slow
     fake.daily_limit = 60
     url = cluster_url(cluster)
-    moves, done = 0, asyncio.Event()
+    plain, steps = module._run, 0
 
-    async def keep_moving() -> None:
-        nonlocal moves
-        while not done.is_set() or moves < 4:
-            way = await slot.begin()
-            await slot.move_keys(*way)
-            await slot.end(*way)
-            moves += 1
+    async def counted(*arguments: Any) -> list[bytes]:
+        nonlocal steps
+        steps += 1
+        return await plain(*arguments)
 
+    monkeypatch.setattr(module, "_run", counted)
     async with (
         client_of(fake, store=url, workspace=workspace) as one,
         client_of(fake, store=url, workspace=workspace) as other,
     ):
-        await create(one, ["first"])
-        moving = asyncio.create_task(keep_moving())
-        results = []
+        results = await create(one, ["first"])
         for n in range(10):
-            now = moves
-            results += await create(one, range(8 * n, 8 * n + 4))
-            results += await create(other, range(8 * n + 4, 8 * n + 8))
-            await until(lambda now=now: now < moves)  # type: ignore[misc]  # it is called at once
-        done.set()
-        await moving
+            creates = [
+                create(one, range(8 * n, 8 * n + 4)),
+                create(other, range(8 * n + 4, 8 * n + 8)),
+            ]
+            if n % 2:  # the creates begin while neither node has all keys
+                way, begun = await slot.begin(), steps
+                await slot.move_keys(*way)
+                running = asyncio.gather(*creates)
+                await until(lambda begun=begun: steps >= begun + 2)  # type: ignore[misc]  # at once
+            else:  # the slot moves while a request is on its way
+                sent, answer = len(fake.requests), held(fake)
+                running = asyncio.gather(*creates)
+                await until(lambda sent=sent, run=running: len(fake.requests) > sent or run.done())  # type: ignore[misc]  # at once
+                way = await slot.begin()
+                await slot.move_keys(*way)
+                answer.set()
+            await slot.end(*way)
+            for some in await running:
+                results += some
         sends = [result for result in results if isinstance(result, SendId)]
         others = [result for result in results if not isinstance(result, SendId)]
         assert all(isinstance(result, QuotaExhaustedError) for result in others), others
-        assert (59, 60, 0) == (len(sends), len(fake.created), fake.refused)
+        assert (60, 60, 0) == (len(sends), len(fake.created), fake.refused)
         again = await create(other, [str(send)[1:] for send in sends])
         assert all(send.reused for send in again)
         status = await one.quota()
