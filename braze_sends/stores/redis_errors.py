@@ -13,7 +13,7 @@ _ACL = "docs/stores.md lists the commands and keys that the user needs"
 # the error's own text.
 _ROWS: tuple[tuple[str, str], ...] = (
     (
-        r"^(Moved|Ask)Error",
+        r"^(Moved|Ask)Error|: MOVED \d",
         "the server is a node of a cluster: use redis+cluster:// in place of redis://",
     ),
     (

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 import ssl
 import traceback
 from collections.abc import AsyncIterator, Iterator
@@ -485,7 +486,8 @@ async def test_a_failover_that_loses_writes_overruns_nothing(
         store: str | RedisStore = watched.url
         if kind == "client":
             sentinel = Sentinel([("127.0.0.1", watched.sentinel.port)])  # type: ignore[no-untyped-call]  # theirs
-            stack.push_async_callback(sentinel.aclose)
+            for one in sentinel.sentinels:
+                stack.push_async_callback(one.aclose)
             redis = sentinel.master_for("quota", decode_responses=True)
             stack.push_async_callback(redis.aclose)
             store = RedisStore(client=redis)
@@ -644,7 +646,6 @@ async def test_a_password_that_is_missing_wrong_or_in_vain_is_told(redis_url: st
         ("redis://localhost:{port}/0", "cannot reach Redis at localhost:{port} (connection ref"),
         ("redis+cluster://127.0.0.1:{port}", "at 127.0.0.1:{port} (connection refused): check"),
         ("redis+sentinel://:sesame@127.0.0.1:{port}/quota/0", "cannot reach the sentinels, or no"),
-        ("redis://:sesame@no.such.host.invalid/0", "cannot find the host of no.such.host.invalid"),
         ("unix:///nowhere/redis.sock", "(no such file): check that the server runs, and the path"),
     ],
 )
@@ -652,6 +653,20 @@ async def test_a_server_that_cannot_be_reached_is_told(url: str, words: str) -> 
     """By its address, with the reason and what to check."""
     port = free_port()
     assert words.format(port=port) in await told(url.format(port=port))
+
+
+@pytest.mark.parametrize("kind", ["", "+cluster"])
+async def test_a_host_that_has_no_address_is_told(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """By its name."""
+
+    async def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
+    words = "cannot find the host of nowhere.invalid:6379 (name not found): check the host name"
+    assert words in await told(f"redis{kind}://:sesame@nowhere.invalid")
 
 
 async def test_a_server_of_another_kind_than_the_url_says_is_told(
