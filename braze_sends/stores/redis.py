@@ -25,6 +25,7 @@ from braze_sends.stores.redis_errors import in_words
 from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction, steady
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
     from redis.asyncio.connection import AbstractConnection
 
     from braze_sends.stores.redis_clients import Client
@@ -206,7 +207,9 @@ class RedisStore:
 
     shared = True
 
-    def __init__(self, url: str | None = None, *, client: Client | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, *, client: Redis | RedisCluster | None = None
+    ) -> None:
         try:
             from redis.asyncio import Redis, RedisCluster
         except ImportError:

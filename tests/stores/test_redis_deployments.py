@@ -21,6 +21,7 @@ import pytest_asyncio
 from redis import Redis as SyncRedis
 from redis import exceptions
 from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
@@ -375,6 +376,26 @@ async def test_a_state_on_another_node_is_not_believed(
     await slot.end(*way)
     assert not (await look(store, workspace)).bucket.known
     await store.close()
+
+
+async def test_a_lone_create_on_a_cluster_takes_two_round_trips(
+    fake: FakeBraze,
+    cluster: list[RedisServer],
+    workspace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One to reserve, one to settle, as on one server."""
+    execute, commands = ClusterNode.execute_command, list[str]()
+
+    async def counted(node: ClusterNode, *arguments: Any, **options: Any) -> Any:
+        commands.append(arguments[0])
+        return await execute(node, *arguments, **options)
+
+    async with client_of(fake, store=cluster_url(cluster), workspace=workspace) as braze:
+        await create(braze, [0])
+        monkeypatch.setattr(ClusterNode, "execute_command", counted)
+        await create(braze, [1])
+        assert ["EVALSHA", "EVALSHA"] == commands
 
 
 async def test_an_applications_cluster_client_is_used_and_stays_open(
