@@ -487,9 +487,13 @@ class Watched:
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
     with ExitStack() as stack:
-        master = stack.enter_context(RedisServer(options=["--repl-diskless-sync-delay", "0"]))
+        homes = [tmp_path / "master", tmp_path / "replica"]  # a replica writes what it is sent
+        for home in homes:
+            home.mkdir()
+        at_once = ["--repl-diskless-sync-delay", "0"]
+        master = stack.enter_context(RedisServer(None, homes[0], at_once))
         follow = ["--replicaof", "127.0.0.1", str(master.port)]
-        replica = stack.enter_context(RedisServer(options=follow))
+        replica = stack.enter_context(RedisServer(None, homes[1], follow))
         with SyncRedis.from_url(replica.url) as look:
             wait_until(lambda: look.info("replication")["master_link_status"] == "up")
         sentinel = stack.enter_context(SentinelServer(master, tmp_path))
