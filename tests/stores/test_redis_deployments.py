@@ -461,8 +461,12 @@ class Watched:
 
         The replica's process is stopped before its connection is cut, so it cannot come back.
         """
-        with SyncRedis.from_url(self.master.url) as master:
-            wait_until(lambda: master.wait(1, 1000) == 1)  # it has all so far
+        with (
+            SyncRedis.from_url(self.master.url) as master,
+            SyncRedis.from_url(self.replica.url) as replica,
+        ):
+            sent = master.info("replication")["master_repl_offset"]
+            wait_until(lambda: sent <= replica.info("replication")["slave_repl_offset"])
             self.replica.freeze(True)
             master.execute_command("CLIENT", "KILL", "TYPE", "replica")
 
