@@ -17,7 +17,7 @@ from aioresponses import aioresponses
 from hypothesis import settings
 
 from braze_sends.testing import FakeBraze
-from tests.servers import RedisServer, braze
+from tests.servers import RedisServer, braze, redis_cluster
 from tests.world import KEY
 
 # How long an example takes says more about the machine than about the code.
@@ -110,8 +110,15 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("redis_url"))
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    """A real cluster of three nodes, of the tests of a file: each takes a workspace of its own."""
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as nodes:
+        yield nodes
+
+
 #: A test that uses one of these starts processes.
-_STARTS_PROCESSES = {"start", "redirected", "redis_url"}
+_STARTS_PROCESSES = {"start", "redirected", "redis_url", "cluster"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

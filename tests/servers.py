@@ -11,14 +11,17 @@ import contextlib
 import importlib.util
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
+
+from redis import Redis
 
 from braze_sends.testing import FakeBraze
 from tests.waiting import PATIENCE, wait_until
@@ -81,11 +84,14 @@ class RedisServer:
     Args:
         port: where to listen; a free port by default.
         folder: where ``SAVE`` puts its snapshot; without one, do not ask for any.
+        options: of the server, as on its command line.
     """
 
-    def __init__(self, port: int | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, port: int | None = None, folder: Path | None = None, options: Sequence[str] = ()
+    ) -> None:
         self._port = port
-        self._options = [] if folder is None else ["--dir", str(folder)]
+        self._options = [*options, *([] if folder is None else ["--dir", str(folder)])]
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -97,16 +103,28 @@ class RedisServer:
             assert fixed is None, f"port {fixed} was taken"
 
     def _started(self, port: int) -> bool:
-        process = subprocess.Popen(
-            [binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *self._options],
-            stdout=subprocess.DEVNULL,
-        )
+        process = subprocess.Popen(self._command(port), stdout=subprocess.DEVNULL)
         self._process = process  # from now on ``stop`` ends it
         wait_until(lambda: process.poll() is not None or _listens(port, process.pid))
         if process.poll() is not None:
             return False
         self._port, self.url = port, f"redis://127.0.0.1:{port}/0"
         return True
+
+    def _command(self, port: int) -> list[str]:
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", *self._options]
+        return [binary(), *options]
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once it was started."""
+        assert self._port is not None
+        return self._port
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop its process, and let it go on: meanwhile it takes in nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def stop(self) -> None:
         """Kill it."""
@@ -115,7 +133,7 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:
@@ -130,6 +148,64 @@ class RedisServer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+class SentinelServer(RedisServer):
+    """A Sentinel of one, that watches a master under the name ``quota``.
+
+    It takes nobody for dead by itself, so that no pause of the machine begins a failover: ask it
+    for one by ``SENTINEL FAILOVER``.
+
+    Args:
+        master: what it watches.
+        folder: for its configuration, which it rewrites.
+    """
+
+    def __init__(self, master: RedisServer, folder: Path) -> None:
+        super().__init__()
+        self._file = folder / "sentinel.conf"
+        self._file.write_text(
+            f"dir {folder}\n"
+            f"sentinel monitor quota 127.0.0.1 {master.port} 1\n"
+            f"sentinel down-after-milliseconds quota {int(1000 * 2 * PATIENCE)}\n"
+        )
+
+    def _command(self, port: int) -> list[str]:
+        options = ["--port", str(port), "--bind", "127.0.0.1"]
+        return [binary(), str(self._file), "--sentinel", *options]
+
+
+@contextlib.contextmanager
+def redis_cluster(folder: Path) -> Iterator[list[RedisServer]]:
+    """A cluster of three nodes, each with a third of the slots."""
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for n in range(3):
+            (home := folder / f"node{n}").mkdir()
+            nodes.append(stack.enter_context(RedisServer(None, home, ["--cluster-enabled", "yes"])))
+        looks: list[Any] = [stack.enter_context(Redis.from_url(node.url)) for node in nodes]
+        for n, look in enumerate(looks):
+            look.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+            first, last = n * SLOTS // 3, (n + 1) * SLOTS // 3
+            look.execute_command("CLUSTER", "ADDSLOTS", *range(first, last))
+            look.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+        wait_until(lambda: all(_is_complete(look) for look in looks))
+        yield nodes
+
+
+def cluster_url(nodes: Sequence[RedisServer]) -> str:
+    """The URL of a cluster."""
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+
+#: Of a cluster. https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
+SLOTS = 16_384
+
+
+def _is_complete(look: Any) -> bool:
+    """Whether a node knows the three, and the slots of all."""
+    info = look.execute_command("CLUSTER", "INFO")
+    return b"cluster_state:ok" in info and b"cluster_known_nodes:3" in info
 
 
 def _listens(port: int, pid: int) -> bool:

@@ -262,10 +262,7 @@ class _Doctor:
             advice = "does another program hold its lock?" if sqlite else _SERVER
             detail = f"{_place(url)}: no answer within {LONGEST:g} s; {advice}"
         except (StoreError, ConfigurationError) as error:
-            # SQLite's say what to do. If the store is well, the record is not, and so it is told.
-            detail = str(error)
-            if not sqlite and name != "Quota":
-                detail = f"{detail.rstrip('.')}; {_SERVER}"
+            detail = str(error)  # which says what to do
         self.tell(name, FAILED, detail)
         return False
 

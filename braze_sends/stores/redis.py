@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import secrets
 import socket
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -18,11 +20,15 @@ import attrs
 from braze_sends.errors import ConfigurationError, StoreError
 from braze_sends.quota.rule.bucket import Bucket
 from braze_sends.stores.codec import dump, load_bucket, load_remembered
+from braze_sends.stores.redis_clients import make, opened, place_of
+from braze_sends.stores.redis_errors import in_words
 from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction, steady
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from redis.asyncio import Redis, RedisCluster
     from redis.asyncio.connection import AbstractConnection
+
+    from braze_sends.stores.redis_clients import Client
 
 T = TypeVar("T")
 
@@ -33,6 +39,8 @@ COMMAND_TIMEOUT, CONTENTION_TIMEOUT = 5.0, 20.0
 BEHIND = 0.1
 #: Seconds in a second by which the server's clock may be slower than ours.
 DRIFT = 1e-4
+#: Seconds between two tries of a step whose keys are on two nodes of a cluster.
+SLOT_MOVES = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 # Compares what a process assumes with what is true. If all of it holds, the new state is kept, if
 # there is one, and the reply is the time alone. Else nothing is written, and the reply is what is
@@ -82,6 +90,7 @@ if new ~= '' then
 end
 return time
 """
+_STEP_SHA = hashlib.sha1(_STEP.encode(), usedforsecurity=False).hexdigest()
 
 
 @attrs.frozen
@@ -139,64 +148,86 @@ class _Client:
 
     Attributes:
         redis: opens and uses them.
-        own: closes them when it is closed.
+        own: closes them when it is closed; ``None`` if they are the application's.
         connections: what is known of them.
+        watched: whether each new server means a new connection that is counted. So it is neither
+            with an application's client nor in a cluster, where a replica may be known already.
+        turn: held for a step. In a cluster one step goes at a time: when redis-py looks up the
+            nodes anew, it cuts the connections that other commands are using, and it sends ASKING
+            and the command after it on two connections if it has two.
         believed: on a server that does not tell its run_id, for each workspace how many had been
             opened when its record was last kept here.
     """
 
-    redis: Redis
-    own: AsyncGenerator[Redis]
+    redis: Client
+    own: AsyncGenerator[Client] | None
     connections: _Connections
+    watched: bool
+    turn: AbstractAsyncContextManager[None] = attrs.field(factory=contextlib.nullcontext)
     believed: dict[str, int] = attrs.field(factory=dict)
 
     def hang_up(self) -> None:
         """Close the connections of a loop that does not run, as far as the server is concerned."""
         for connection in list(self.connections.alive):
-            writer = getattr(connection, "_writer", None)
-            # TypeError: uvloop's sockets cannot do it.
-            if writer is not None:
-                with contextlib.suppress(OSError, TypeError, AttributeError):
-                    writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            writer: Any = getattr(connection, "_writer", None)
+            # TypeError: uvloop's sockets cannot do it. AttributeError: it is closed already.
+            with contextlib.suppress(OSError, TypeError, AttributeError):
+                writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 class RedisStore:
-    """The quota on a Redis or Valkey server that many hosts share.
+    """The quota on a Redis or Valkey server, cluster or Sentinel master that many hosts share.
 
     Its clock is the server's, so a host whose clock is off hurts nobody. Commands are retried, and
     a lost reply never counts twice. All keys of a workspace share a hash tag, so that a cluster
-    keeps them together; the client itself talks to one server and follows no redirections.
-    Nothing is opened before the first transaction. Each event loop has connections of its own.
-    They are closed when the loop ends, by ``close``, and if the loop does not run while another one
-    begins to use the store.
+    keeps them on one node. Nothing is opened before the first transaction.
+
+    With a URL, each event loop has connections of its own. They are closed when the loop ends, by
+    ``close``, and if the loop does not run while another one begins to use the store.
+
+    With ``client``, the store uses the application's client and never closes it. A client belongs
+    to the event loop that uses it first; a transaction in another loop raises ``StoreError`` unless
+    the first loop is closed.
 
     Args:
-        url: ``redis://host:6379/0``, ``rediss://…`` for TLS, or ``unix:///path``.
+        url: ``redis://user:password@host:6379/0`` or ``unix:///path`` for one server,
+            ``redis+cluster://host:6379,host:6379`` for a cluster,
+            ``redis+sentinel://host:26379,host:26379/service/0`` for the master that sentinels
+            name. ``rediss…`` in place of ``redis…`` for TLS. Options of redis-py may follow a
+            ``?``.
+        client: in place of ``url``, a ``redis.asyncio`` client: ``Redis``, ``RedisCluster``, or
+            what ``Sentinel.master_for`` returns. Its pool, TLS, credentials, timeouts and retries
+            are used as they are, and ``decode_responses`` may be set. Its user must be allowed to
+            run ``INFO``.
 
     Raises:
-        ConfigurationError: the extra ``redis`` is not installed, or the URL cannot be used.
+        ConfigurationError: the extra ``redis`` is not installed, the URL cannot be used, or not
+            exactly one of ``url`` and ``client`` is given.
     """
 
     shared = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str | None = None, *, client: Redis | RedisCluster | None = None
+    ) -> None:
         try:
-            from redis.asyncio import Redis
+            from redis.asyncio import Redis, RedisCluster
         except ImportError:
             raise ConfigurationError(
                 "RedisStore needs the redis package: pip install 'braze_sends[redis]'"
             ) from None
-        try:
-            parts = urlsplit(url)
-            # Makes a connection without connecting: so an unknown option is told here.
-            Redis.from_url(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]  # theirs
-        except (ValueError, AttributeError, TypeError):
+        if (url is None) == (client is None):
+            raise ConfigurationError("RedisStore needs either a URL or client=, and not both")
+        self._url, self._given = url, client
+        if url is not None:
+            self._name = _usable(url)
+        elif isinstance(client, Redis | RedisCluster):
+            self._name = place_of(client)
+        else:
             raise ConfigurationError(
-                "RedisStore needs a redis://, rediss:// or unix:// URL"
-            ) from None
-        self._url = url
-        # Without what may be a password; one with a slash in it ends up in the path.
-        self._name = f"{parts.scheme}://{(parts.netloc + parts.path).rpartition('@')[2]}"
+                "RedisStore needs a client of redis.asyncio: Redis, RedisCluster, or what "
+                "Sentinel.master_for returns"
+            )
         self._clients: dict[asyncio.AbstractEventLoop, _Client] = {}
         self._lock = threading.Lock()
         # The highest count that was seen of each workspace's record.
@@ -215,17 +246,21 @@ class RedisStore:
         """See ``Store.transact``.
 
         Raises:
-            StoreError: the server cannot be reached, or does not let this in for 20 s.
+            StoreError: the server cannot be reached or used, or does not let this in for 20 s.
         """
-        from redis.exceptions import RedisError
+        from redis.exceptions import RedisClusterException, RedisError
 
         try:
             async with asyncio.timeout(CONTENTION_TIMEOUT) as limit:
                 return await self._transact(limit, await self._client(), workspace, pairs, change)
-        except TimeoutError:
-            raise StoreError(f"{self._name}: too slow, or too many at once") from None
-        except (RedisError, OSError) as error:
-            raise StoreError(f"{self._name}: {error}") from error
+        except TimeoutError as error:
+            words = "too slow, or too many at once"
+            if self._reached == (0.0, 0.0):  # no server has ever answered
+                words = in_words(error)
+        except (RedisError, RedisClusterException, OSError) as error:
+            words = in_words(error)
+        # Not from that error: it may repeat a command, with the password in it.
+        raise StoreError(f"{self._name}: {words}")
 
     async def _transact(
         self,
@@ -235,11 +270,11 @@ class RedisStore:
         pairs: Collection[str],
         change: Callable[[Transaction], T],
     ) -> T:
-        redis, asked, tries = client.redis, list(pairs), 0
+        asked, tries = list(pairs), 0
         # Most likely nobody else has written since. So the first try goes by what was last seen,
         # and as if nothing were remembered of the pairs. The step that is to keep what it leaves
         # checks that. If it leaves all as it was, such a step asks, and a second try goes by that.
-        seen = self._last_seen(workspace) or await self._look(redis, workspace, asked)
+        seen = self._last_seen(workspace) or await self._look(client, workspace, asked)
         while True:
             _check(limit)
             opened = client.connections.opened
@@ -250,7 +285,7 @@ class RedisStore:
             except Exception:
                 if not seen.assumed:
                     raise  # else it may not with what is true
-                seen = await self._look(redis, workspace, asked)
+                seen = await self._look(client, workspace, asked)
                 continue
             left = seen
             if (state := dump(transaction.bucket)) != untouched or transaction.pairs != before:
@@ -271,7 +306,7 @@ class RedisStore:
                 for pair, memory in transaction.pairs.items()
                 if memory != before.get(pair)
             }
-            holds, found = await self._ask(redis, workspace, asked, seen, left, remembered)
+            holds, found = await self._ask(client, workspace, asked, seen, left, remembered)
             if holds and left is not seen:
                 client.believed[workspace] = opened
                 self._saw(workspace, left)
@@ -282,6 +317,12 @@ class RedisStore:
             seen = found
 
     def _begin(self, client: _Client, workspace: str, seen: _Seen) -> Transaction:
+        if not seen.server and not client.watched:
+            # Nothing would show that another server has taken over, which may lack writes.
+            raise StoreError(
+                f"{self._name}: the server does not tell its run_id: allow the user to run INFO "
+                "(ACL SETUSER … +info)"
+            )
         # The server's clock is taken for UTC until a Date of Braze's corrects it.
         bucket = load_bucket(seen.state) if seen.state else Bucket(offset=0.0)
         set_back = seen.count < self._counts.get(workspace, 0)
@@ -291,12 +332,12 @@ class RedisStore:
         pairs = {pair: load_remembered(memory) for pair, memory in seen.memories.items()}
         return Transaction(seen.now, bucket, pairs)
 
-    async def _look(self, redis: Redis, workspace: str, pairs: list[str]) -> _Seen:
-        return (await self._ask(redis, workspace, pairs, _NOTHING, _NOTHING, {}))[1]
+    async def _look(self, client: _Client, workspace: str, pairs: list[str]) -> _Seen:
+        return (await self._ask(client, workspace, pairs, _NOTHING, _NOTHING, {}))[1]
 
     async def _ask(
         self,
-        redis: Redis,
+        client: _Client,
         workspace: str,
         pairs: list[str],
         seen: _Seen,
@@ -313,7 +354,8 @@ class RedisStore:
         arguments += [int(STATE_KEPT * 1000), int(MEMORY * 1000)]
         for pair in pairs:
             arguments += [seen.memories.get(pair, ""), remembered.get(pair, "")]
-        reply = await self._step(redis, workspace, pairs, arguments)
+        async with client.turn:
+            reply = await self._step(client.redis, workspace, pairs, arguments)
         seconds, microseconds, *found = reply
         clock = int(seconds) + int(microseconds) / 1e6
         with self._lock:
@@ -342,28 +384,57 @@ class RedisStore:
         return clock + (steady() - at) * (1 - DRIFT)
 
     async def _step(
-        self, redis: Redis, workspace: str, pairs: list[str], arguments: list[Any]
+        self, redis: Client, workspace: str, pairs: list[str], arguments: list[Any]
     ) -> list[bytes]:
+        from redis.exceptions import ClusterError
+        from redis.exceptions import ConnectionError as Unconnected
+        from redis.exceptions import TimeoutError as TimedOut
+
         tag = "braze_sends:{" + quote(workspace, safe="") + "}"
         keys = [f"{tag}:quota", *(f"{tag}:pair:{pair}" for pair in pairs)]
-        found: list[bytes] = await redis.register_script(_STEP)(keys=keys, args=arguments)
-        return found
+        # As bytes, whatever encoding the client has.
+        texts = [one if isinstance(one, bytes) else str(one).encode() for one in keys + arguments]
+        pauses, again = iter(SLOT_MOVES), self._given is not None
+        while True:
+            try:
+                return await _run(redis, len(keys), texts)
+            except (Unconnected, TimedOut):
+                # An application's client may try nothing again, and only the reply may be lost.
+                if not again:
+                    raise
+                again = False
+            except ClusterError as error:
+                # The slot moves, and neither node has all of its keys: redis-py follows MOVED, ASK
+                # and TRYAGAIN so often, and gives up. Its other errors are subclasses.
+                if type(error) is not ClusterError or (pause := next(pauses, None)) is None:
+                    raise
+                await asyncio.sleep(pause)
+            except RuntimeError as error:
+                # What asyncio says of a connection that another loop has opened.
+                if self._given is None or "loop" not in str(error):
+                    raise
+                raise StoreError(_OTHER_LOOP.format(self._name)) from None
 
     async def _client(self) -> _Client:
         loop = asyncio.get_running_loop()
         with self._lock:
-            client = self._clients.get(loop)
-            if client is None:
-                for other in [one for one in self._clients if not one.is_running()]:
-                    self._clients.pop(other).hang_up()
-        if client is None:
-            client = await _opened(self._url)
-            with self._lock:
-                client = self._clients.setdefault(loop, client)
-        return client
+            if (client := self._clients.get(loop)) is not None:
+                return client
+            if self._given is not None:
+                if not all(one.is_closed() for one in self._clients):
+                    raise StoreError(_OTHER_LOOP.format(self._name))
+                client = _client_of(self._given, None, _Connections())
+                self._clients = {loop: client}
+                return client
+            for other in [one for one in self._clients if not one.is_running()]:
+                self._clients.pop(other).hang_up()
+        client = await _opened(str(self._url))
+        with self._lock:
+            return self._clients.setdefault(loop, client)
 
     async def close(self) -> None:
-        """Close the connections; they are opened again if need be."""
+        """Close the connections, unless they are the application's; they are opened again if need
+        be."""
         with self._lock:
             clients, self._clients = self._clients, {}
         own = clients.pop(asyncio.get_running_loop(), None)
@@ -376,6 +447,33 @@ class RedisStore:
                     client.hang_up()
         if own is not None:
             await _closed(own)
+
+
+_OTHER_LOOP = (
+    "{}: the client that RedisStore was given belongs to another event loop: give each loop a "
+    "store and a client of its own, or give RedisStore a URL"
+)
+
+
+def _usable(url: str) -> str:
+    """The URL without user, password and options.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
+    try:
+        # Makes a connection without connecting: so an unknown option is told here.
+        for client in make(url):
+            if (pool := getattr(client, "connection_pool", None)) is not None:
+                pool.make_connection()
+        parts = urlsplit(url)
+    except (ValueError, AttributeError, TypeError, KeyError):
+        raise ConfigurationError(
+            "RedisStore needs a redis://, rediss:// or unix:// URL, or "
+            "redis+cluster://host:port,host:port, or redis+sentinel://host:port,host:port/service/db"
+        ) from None
+    # One with a slash in its password has that in the path.
+    return f"{parts.scheme}://{(parts.netloc + parts.path).rpartition('@')[2]}"
 
 
 def _may_be_old(
@@ -410,6 +508,8 @@ _closing: set[asyncio.Task[None]] = set()
 async def _closed(client: _Client) -> None:
     from redis.exceptions import RedisError
 
+    if client.own is None:
+        return
     # A server that does not let go in time is let go all the same.
     with contextlib.suppress(RedisError, OSError):
         await client.own.aclose()
@@ -417,29 +517,28 @@ async def _closed(client: _Client) -> None:
 
 async def _opened(url: str) -> _Client:
     connections = _Connections()
-    own = _own_redis(url, connections.connected)
-    return _Client(await anext(own), own, connections)
+    own = opened(url, connections.connected, COMMAND_TIMEOUT)
+    return _client_of(await anext(own), own, connections)
 
 
-async def _own_redis(
-    url: str, connected: Callable[[AbstractConnection], Coroutine[Any, Any, None]]
-) -> AsyncGenerator[Redis]:
-    # An async generator, since asyncio closes those that are open when a loop ends.
-    from redis.asyncio import Redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import ExponentialBackoff
-    from redis.exceptions import ConnectionError as Unconnected
-    from redis.exceptions import TimeoutError as TimedOut
+def _client_of(
+    redis: Client, own: AsyncGenerator[Client] | None, connections: _Connections
+) -> _Client:
+    from redis.asyncio import RedisCluster
 
-    redis = Redis.from_url(
-        url,
-        socket_timeout=COMMAND_TIMEOUT,
-        socket_connect_timeout=COMMAND_TIMEOUT,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
-        retry_on_error=[Unconnected, TimedOut, OSError],
-        redis_connect_func=connected,
-    )
+    if isinstance(redis, RedisCluster):
+        return _Client(redis, own, connections, watched=False, turn=asyncio.Lock())
+    return _Client(redis, own, connections, watched=own is not None)
+
+
+async def _run(redis: Client, keys: int, texts: list[bytes]) -> list[bytes]:
+    """Run the step. It may run twice if a reply is lost, which does no harm."""
+    from redis.exceptions import NoScriptError
+
     try:
-        yield redis
-    finally:
-        await redis.aclose()
+        found: list[bytes] = await redis.execute_command(
+            "EVALSHA", _STEP_SHA, keys, *texts, NEVER_DECODE=True
+        )
+    except NoScriptError:
+        found = await redis.execute_command("EVAL", _STEP.encode(), keys, *texts, NEVER_DECODE=True)
+    return found

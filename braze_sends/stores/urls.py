@@ -6,13 +6,24 @@ from braze_sends.errors import ConfigurationError
 from braze_sends.stores.memory import MemoryStore
 from braze_sends.stores.store import Store
 
+_REDIS = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+cluster",
+    "rediss+cluster",
+    "redis+sentinel",
+    "rediss+sentinel",
+)
+
 
 def open_store(url: str) -> Store:
     """The store that ``url`` names.
 
     Args:
         url: ``memory://``; ``sqlite:///quota.db`` (relative) or ``sqlite:////var/lib/quota.db``;
-            ``redis://``, ``rediss://`` or ``unix://`` (extra ``redis``).
+            ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or
+            ``redis+sentinel://`` (extra ``redis``), see ``RedisStore``.
 
     Raises:
         ConfigurationError: there is no such kind of store, or what it needs is not installed.
@@ -24,7 +35,7 @@ def open_store(url: str) -> Store:
         from braze_sends.stores.sqlite import SQLiteStore
 
         return SQLiteStore(rest[1:])
-    if separator and scheme in ("redis", "rediss", "unix"):
+    if separator and scheme in _REDIS:
         from braze_sends.stores.redis import RedisStore
 
         return RedisStore(url)

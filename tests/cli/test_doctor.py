@@ -661,7 +661,10 @@ def test_redis_that_is_not_there(
 
     assert "failed" == told["Store"][0]
     assert told["Store"][1].startswith(f"redis://127.0.0.1:{port}/0: ")
-    assert told["Store"][1].endswith("; is the server up, and may this machine use it?")
+    assert told["Store"][1].endswith(
+        f": cannot reach Redis at 127.0.0.1:{port} (connection refused): check that the server "
+        "runs, and the host and port in the URL"
+    )
     assert "pa55" not in str(told)
     assert ("not checked", "needs Store") == told["Quota"]
 
@@ -761,8 +764,8 @@ class Odd:
 @pytest.mark.parametrize(
     ("store", "words"),
     [
-        (Odd(), "what was written to the store is not there when read; is the server up, "),
-        (Odd(f"\x1b[2J{KEY}"), "\ufffd[2J***; is the server up, "),
+        (Odd(), "what was written to the store is not there when read"),
+        (Odd(f"\x1b[2J{KEY}"), "\ufffd[2J***"),
     ],
 )
 def test_odd_stores(

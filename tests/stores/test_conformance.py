@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import attrs
 import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from braze_sends import MemoryStore
 from braze_sends.quota.rule.bucket import Bucket
@@ -14,6 +19,7 @@ from braze_sends.stores.redis import RedisStore
 from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.stores.store import Store
 from braze_sends.testing.store_conformance import FULL, StoreConformance
+from tests.servers import RedisServer, cluster_url
 from tests.waiting import PATIENCE
 
 
@@ -54,6 +60,36 @@ class TestRedisStore(StoreConformance):
 
     async def open(self) -> Store:
         return RedisStore(self.url)
+
+
+class TestRedisStoreOnACluster(StoreConformance):
+    """Two clients of three nodes."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, cluster: list[RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.url = cluster_url(cluster)
+        monkeypatch.setattr(redis, "COMMAND_TIMEOUT", PATIENCE)
+        monkeypatch.setattr(redis, "CONTENTION_TIMEOUT", PATIENCE)
+
+    async def open(self) -> Store:
+        return RedisStore(self.url)
+
+
+class TestRedisStoreOnAnApplicationsClient(StoreConformance):
+    """Which decodes replies, and tries nothing again. The suite opens and closes stores, so each
+    has the same client, which lives on."""
+
+    # A client belongs to one loop, and a second loop is told so.
+    test_a_second_event_loop_can_use_it = None  # type: ignore[assignment]
+
+    @pytest_asyncio.fixture(autouse=True)
+    async def _client(self, redis_url: str) -> AsyncIterator[None]:
+        once = Retry(NoBackoff(), 0)
+        async with Redis.from_url(redis_url, decode_responses=True, retry=once) as self.client:
+            yield
+
+    async def open(self) -> Store:
+        return RedisStore(client=self.client)
 
 
 @pytest.mark.parametrize(
