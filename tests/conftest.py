@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -16,8 +17,9 @@ from aiohttp import ClientResponse
 from aioresponses import aioresponses
 from hypothesis import settings
 
+from braze_sends import PostgresStore
 from braze_sends.testing import FakeBraze
-from tests.servers import RedisServer, braze
+from tests.servers import PostgresServer, RedisServer, braze
 from tests.world import KEY
 
 # How long an example takes says more about the machine than about the code.
@@ -97,24 +99,50 @@ def redis_url() -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(scope="session")
+def _postgres_url() -> Iterator[str]:
+    with contextlib.ExitStack() as stack:
+        url = os.environ.get("POSTGRES_URL")
+        url = url or stack.enter_context(PostgresServer()).url
+        asyncio.run(migrated(url))
+        yield url
+
+
+async def migrated(url: str) -> None:
+    """Make the tables."""
+    store = PostgresStore(url)
+    await store.migrate()
+    await store.close()
+
+
+@pytest.fixture
+def postgres_url(_postgres_url: str) -> str:
+    """A real PostgreSQL database with the tables: the one that ``POSTGRES_URL`` names, else one on
+    a server that the tests of this process share.
+
+    Give each client a workspace of its own, or a URL.
+    """
+    return _postgres_url
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a shared store: an SQLite file, then a Redis server."""
+    """The URL of a shared store: an SQLite file, then a Redis server, then a PostgreSQL server."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'quota.db'}"
-    return str(request.getfixturevalue("redis_url"))
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 #: A test that uses one of these starts processes.
-_STARTS_PROCESSES = {"start", "redirected", "redis_url"}
+_STARTS_PROCESSES = {"start", "redirected", "redis_url", "postgres_url"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that start processes."""
     for item in items:
         uses = _STARTS_PROCESSES & {*getattr(item, "fixturenames", ())}
-        redis = getattr(getattr(item, "callspec", None), "params", {}).get("store_url") == "redis"
-        if uses or redis or "processes" in item.path.parts:
+        store = getattr(getattr(item, "callspec", None), "params", {}).get("store_url")
+        if uses or store in ("redis", "postgres") or "processes" in item.path.parts:
             item.add_marker("process")
 
 

@@ -246,7 +246,8 @@ class _Doctor:
         try:
             if "://" not in url:  # not shown at all: it may be the key, given there by mistake
                 raise ConfigurationError(
-                    "no URL of a store: use memory://, sqlite:///file.db or redis://host/0"
+                    "no URL of a store: use memory://, sqlite:///file.db, redis://host/0 or "
+                    "postgresql://host/database"
                 )
             store = open_store(url)
         except ConfigurationError as error:

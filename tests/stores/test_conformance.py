@@ -9,7 +9,8 @@ import pytest
 
 from braze_sends import MemoryStore
 from braze_sends.quota.rule.bucket import Bucket
-from braze_sends.stores import redis
+from braze_sends.stores import postgres, redis
+from braze_sends.stores.postgres import PostgresStore
 from braze_sends.stores.redis import RedisStore
 from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.stores.store import Store
@@ -54,6 +55,19 @@ class TestRedisStore(StoreConformance):
 
     async def open(self) -> Store:
         return RedisStore(self.url)
+
+
+class TestPostgresStore(StoreConformance):
+    """Two users of one database."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.url = postgres_url
+        monkeypatch.setattr(postgres, "STATEMENT_TIMEOUT", PATIENCE)
+        monkeypatch.setattr(postgres, "CONTENTION_TIMEOUT", PATIENCE)
+
+    async def open(self) -> Store:
+        return PostgresStore(self.url)
 
 
 @pytest.mark.parametrize(
