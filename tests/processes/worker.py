@@ -30,6 +30,7 @@ from redis.asyncio import Redis
 from braze_sends import BrazeSendsError, SendsClient, Store
 from braze_sends.models import QuotaStatus
 from braze_sends.protocol import NoReply, Reply
+from braze_sends.stores.postgres import PostgresStore
 from braze_sends.stores.redis import RedisStore
 from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.stores.store import Transaction
@@ -42,7 +43,7 @@ T = TypeVar("T")
 
 # A forkserver, since a test's process has threads. It imports what workers need once.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["pytest", "redis.asyncio", "tests.processes.worker"])
+_PROCESSES.set_forkserver_preload(["pytest", "psycopg", "redis.asyncio", "tests.processes.worker"])
 
 
 #: Told when a job is done and all that it opened is closed.
@@ -190,9 +191,12 @@ class _Doing:
         return self._clock() + self._job.clock
 
     def _store(self) -> Store:
-        path = self._job.store.removeprefix("sqlite:///")
-        if path == self._job.store:
-            return _ClockedRedis(self._job.store, self._clock)
+        url = self._job.store
+        if url.startswith("redis"):
+            return _ClockedRedis(url, self._clock)
+        if url.startswith("postgresql"):
+            return _ClockedPostgres(url, self._clock)
+        path = url.removeprefix("sqlite:///")
         return SQLiteStore(path, clock=self._clock, wall=self._wall)
 
     @contextlib.contextmanager
@@ -243,6 +247,7 @@ class _Doing:
             patch("braze_sends.stores.redis.steady", self._clock),
             # Between two tries of a contended transaction it would sleep by the clock.
             patch("braze_sends.stores.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
+            patch("braze_sends.stores.postgres.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
         ]
         if job.backoff is not None:
             hooks.append(patch("braze_sends.retry._wait", back_off))
@@ -275,6 +280,18 @@ class _ClockedRedis(RedisStore):
         seconds, fraction = divmod(self._clock(), 1)
         found[:2] = [b"%d" % seconds, b"%d" % (1e6 * fraction)]
         return found
+
+
+class _ClockedPostgres(PostgresStore):
+    """A store in a real database, by the test's clock instead of the server's."""
+
+    def __init__(self, url: str, clock: SharedClock) -> None:
+        super().__init__(url)
+        self._clock = clock
+
+    async def _ask(self, query: str, values: dict[str, Any]) -> Any:
+        clock = f"to_timestamp({self._clock()!r})"
+        return await super()._ask(query.replace("clock_timestamp()", clock), values)
 
 
 class _Store:
