@@ -17,7 +17,7 @@ import attrs
 from braze_sends.errors import ConfigurationError, StoreError
 from braze_sends.quota.rule.bucket import Bucket
 from braze_sends.stores.codec import dump, load_bucket, load_remembered
-from braze_sends.stores.store import MEMORY, STATE_KEPT, Remembered, Transaction
+from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction, steady
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection, Error
@@ -33,14 +33,30 @@ CONNECT_TIMEOUT, STATEMENT_TIMEOUT, CONTENTION_TIMEOUT = 5, 5.0, 20.0
 #: Seconds by which the server's clock may be behind the record's last time, as after a failover.
 #: Within that, time stands still until the clock has come so far.
 SAME_CLOCK = 60.0
+#: Seconds by which an assumed time may be behind the server's clock. So much earlier than its owner
+#: others may take a lease for expired, so it is far less than a lease's grace.
+BEHIND = 0.1
+#: Seconds in a second by which the server's clock may be slower than ours.
+DRIFT = 1e-4
 #: Connections that one event loop opens at most; a client needs one at a time.
 MOST_CONNECTIONS = 4
 #: Pairs that expired and are deleted with a write, at most.
 FORGOTTEN_AT_ONCE = 100
 
 #: Statement ``n`` brings the tables from version ``n`` to the next.
+#
+# The function compares what a process assumes with what is true. If all of it holds, the new state
+# is kept, if there is one, and the answer is short. Else nothing is written, and the answer is what
+# is true, which saves asking for it. The revision is random and not counted, so that a database
+# that was set back cannot come to the same one again. Each write has a new one. A call that is made
+# again because its answer was lost finds its own revision and is content.
+#
+# A write holds the lock of the workspace's row until the function returns, and never while a
+# process thinks. ``clock_timestamp()`` is read after that; ``now()`` would be the begin of the
+# transaction. Pairs of any workspace that have expired are deleted with what is remembered, but
+# those that are locked are left, so that nobody waits for another workspace.
 _MIGRATIONS: Final = (
-    # The state is written at each step. Room in each page lets PostgreSQL reuse it there.
+    # The state is written at each step. Room in each page lets PostgreSQL keep it there.
     """
     CREATE TABLE braze_sends_quota (
         workspace text PRIMARY KEY, revision text NOT NULL, state text NOT NULL,
@@ -51,6 +67,77 @@ _MIGRATIONS: Final = (
         expires double precision NOT NULL, PRIMARY KEY (workspace, pair)
     );
     CREATE INDEX braze_sends_pair_expires ON braze_sends_pair (expires);
+    CREATE FUNCTION braze_sends_step(
+        of_workspace text, asked text[], absent text[],
+        assumed text, assumed_server text, assumed_time double precision,
+        most_behind double precision, same_clock double precision,
+        new_revision text, new_state text, new_writes bigint,
+        new_pairs text[], new_memories text[], new_expires double precision, most_forgotten integer,
+        OUT held boolean, OUT its_version integer, OUT its_time double precision, OUT fell boolean,
+        OUT its_server text, OUT its_revision text, OUT its_state text, OUT kept_on text,
+        OUT its_writes bigint, OUT moment double precision, OUT memories text[]
+    ) LANGUAGE plpgsql AS $$
+    DECLARE
+        kept braze_sends_quota;
+        clock double precision;
+    BEGIN
+        IF new_revision = '' THEN
+            SELECT * INTO kept FROM braze_sends_quota AS q WHERE q.workspace = of_workspace;
+        ELSE
+            SELECT * INTO kept FROM braze_sends_quota AS q WHERE q.workspace = of_workspace
+            FOR UPDATE;
+        END IF;
+        clock := extract(epoch FROM clock_timestamp());
+        fell := coalesce(NOT kept.moment - clock <= same_clock, false);
+        its_time := CASE WHEN fell THEN clock ELSE greatest(clock, kept.moment) END;
+        its_revision := coalesce(kept.revision, '');
+        held := true;
+        IF new_revision <> '' AND its_revision = new_revision THEN RETURN; END IF;
+        its_server := extract(epoch FROM pg_postmaster_start_time())::text;
+        held := its_revision = assumed AND its_server = assumed_server
+            AND (most_behind IS NULL OR its_time - assumed_time BETWEEN 0 AND most_behind)
+            AND NOT EXISTS (
+                SELECT FROM braze_sends_pair AS p
+                WHERE p.workspace = of_workspace AND p.pair = ANY(absent) AND p.expires > clock
+            );
+        IF held AND new_revision <> '' THEN
+            IF assumed = '' THEN
+                INSERT INTO braze_sends_quota AS q
+                VALUES (of_workspace, new_revision, new_state, its_server, new_writes, assumed_time)
+                ON CONFLICT DO NOTHING;
+                held := FOUND;
+            ELSE
+                UPDATE braze_sends_quota AS q
+                SET revision = new_revision, state = new_state, server = its_server,
+                    writes = new_writes, moment = assumed_time
+                WHERE q.workspace = of_workspace;
+            END IF;
+            IF held AND cardinality(new_pairs) > 0 THEN
+                INSERT INTO braze_sends_pair AS p
+                SELECT of_workspace, n.pair, n.memory, new_expires
+                FROM unnest(new_pairs, new_memories) AS n (pair, memory)
+                ON CONFLICT ON CONSTRAINT braze_sends_pair_pkey
+                DO UPDATE SET memory = excluded.memory, expires = excluded.expires;
+                DELETE FROM braze_sends_pair AS p WHERE p.ctid = ANY(ARRAY(
+                    SELECT old.ctid FROM braze_sends_pair AS old WHERE old.expires <= clock
+                    LIMIT most_forgotten FOR UPDATE SKIP LOCKED
+                ));
+            END IF;
+        END IF;
+        IF held THEN RETURN; END IF;
+        -- Here anew, if another process made the record at this moment.
+        SELECT * INTO kept FROM braze_sends_quota AS q WHERE q.workspace = of_workspace;
+        its_version := (SELECT max(s.version) FROM braze_sends_schema AS s);
+        its_revision := coalesce(kept.revision, '');
+        its_state := coalesce(kept.state, '');
+        kept_on := coalesce(kept.server, '');
+        its_writes := coalesce(kept.writes, 0);
+        moment := coalesce(kept.moment, clock);
+        memories := ARRAY(
+            SELECT ARRAY[p.pair, p.memory] FROM braze_sends_pair AS p
+            WHERE p.workspace = of_workspace AND p.pair = ANY(asked) AND p.expires > clock
+        );
+    END $$;
     """,
 )
 #: The version of the tables that this release knows.
@@ -58,82 +145,46 @@ VERSION: Final = len(_MIGRATIONS)
 #: Lets one process at a time migrate: an advisory lock's number, which nobody else uses.
 _MIGRATING: Final = 7_061_973_215_119_114
 
-# All of it is one statement, so it sees one moment. The clock is read when it runs: ``now()`` would
-# be the begin of a transaction that the application may have open.
-_LOAD = """
-SELECT (SELECT max(version) FROM braze_sends_schema), clock,
-    extract(epoch FROM pg_postmaster_start_time())::text, revision, state, server, writes, moment,
-    (
-        SELECT array_agg(ARRAY[pair, memory]) FROM braze_sends_pair AS known
-        WHERE known.workspace = %(workspace)s::text AND pair = ANY(%(pairs)s::text[])
-            AND expires > clock
-    )
-FROM (SELECT extract(epoch FROM clock_timestamp())::double precision AS clock) AS time
-LEFT JOIN braze_sends_quota AS kept ON kept.workspace = %(workspace)s::text
-"""
-
-# Compares and sets: nothing is written if another process has written since the record was loaded.
-# Each write has a revision of its own, which is random and not counted, so that a database that was
-# set back cannot come to the same one again. The lock of the workspace's row is held only while
-# this statement runs.
-_KEEP = """
-WITH kept AS (
-    INSERT INTO braze_sends_quota AS old (workspace, revision, state, server, writes, moment)
-    SELECT %(workspace)s::text, %(new)s::text, %(state)s::text, %(server)s::text,
-        %(writes)s::bigint, %(now)s::double precision
-    WHERE %(revision)s::text = ''
-        OR EXISTS (SELECT FROM braze_sends_quota WHERE workspace = %(workspace)s::text)
-    ON CONFLICT (workspace) DO UPDATE SET revision = excluded.revision, state = excluded.state,
-        server = excluded.server, writes = excluded.writes, moment = excluded.moment
-    WHERE old.revision = %(revision)s::text
-    RETURNING 1
+_STEP: Final = """
+SELECT * FROM braze_sends_step(
+    %(workspace)s::text, %(asked)s::text[], %(absent)s::text[],
+    %(revision)s::text, %(server)s::text, %(now)s::double precision,
+    %(behind)s::double precision, %(same_clock)s::double precision,
+    %(new)s::text, %(state)s::text, %(count)s::bigint,
+    %(pairs)s::text[], %(memories)s::text[], %(expires)s::double precision, %(forgotten)s::integer
 )
-"""
-_KEEP_STATE = f"{_KEEP} SELECT count(*) FROM kept"
-# What others delete at this moment is left to them, so that nobody waits for another workspace.
-_KEEP_ALL = f"""
-{_KEEP}, remembered AS (
-    INSERT INTO braze_sends_pair (workspace, pair, memory, expires)
-    SELECT %(workspace)s::text, pair, memory, %(expires)s::double precision
-    FROM unnest(%(pairs)s::text[], %(memories)s::text[]) AS new (pair, memory)
-    WHERE EXISTS (SELECT FROM kept)
-    ON CONFLICT (workspace, pair)
-    DO UPDATE SET memory = excluded.memory, expires = excluded.expires
-), forgotten AS (
-    DELETE FROM braze_sends_pair WHERE EXISTS (SELECT FROM kept) AND ctid = ANY(ARRAY(
-        SELECT ctid FROM braze_sends_pair
-        WHERE expires <= %(now)s::double precision
-            AND NOT (workspace = %(workspace)s::text AND pair = ANY(%(pairs)s::text[]))
-        LIMIT {FORGOTTEN_AT_ONCE} FOR UPDATE SKIP LOCKED
-    ))
-)
-SELECT count(*) FROM kept
 """
 
 
 @attrs.frozen
 class _Seen:
-    """A workspace's record, as it was loaded.
+    """A workspace's record, as a try of a transaction goes by it.
 
     Attributes:
-        now: the store's time, seconds.
-        server: names the start of the server that has it.
-        revision: names the record; empty if there is none.
+        revision: names it; empty if there is none.
         state: the bucket as text; empty if there is none, or it says nothing any more.
-        kept_on: the server that it was kept on.
+        server: names the start of the server that has it.
+        kept_on: that of the server that it was kept on.
         count: how often it was written.
-        clock_fell: whether the server's clock is far behind the record's time.
+        now: the store's time, seconds.
+        fell: whether the server's clock is far behind the time when it was kept.
         memories: what is remembered of the pairs asked for, as text.
+        assumed: whether the server has still to be asked if all of this is so.
     """
 
-    now: float
-    server: str
-    revision: str
-    state: str
-    kept_on: str
-    count: int
-    clock_fell: bool
-    memories: dict[str, str]
+    revision: str = ""
+    state: str = ""
+    server: str = ""
+    kept_on: str = ""
+    count: int = 0
+    now: float = 0.0
+    fell: bool = False
+    memories: dict[str, str] = attrs.field(factory=dict)
+    assumed: bool = False
+
+
+#: Never holds, since no server has this name: a step that assumes it only asks.
+_NOTHING: Final = _Seen(assumed=True)
 
 
 class PostgresStore:
@@ -177,6 +228,10 @@ class PostgresStore:
             self._name = self._connections.name
         # The highest count that was seen of each workspace's record.
         self._counts: dict[str, int] = {}
+        # What was last seen of each workspace's record.
+        self._seen: dict[str, _Seen] = {}
+        # What the server's clock had reached when ``steady`` showed the second number.
+        self._reached = 0.0, 0.0
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._name!r})"
@@ -198,33 +253,52 @@ class PostgresStore:
     ) -> T:
         loop = asyncio.get_running_loop()
         end, tries = loop.time() + CONTENTION_TIMEOUT, 0
-        # What the tries so far would have returned, by the revision that each was to be kept as.
-        ours: dict[str, T] = {}
+        # Most likely nobody else has written since. So the first try goes by what was last seen,
+        # and as if nothing were remembered of the pairs. The step that is to keep what it leaves
+        # checks that. If it leaves all as it was, such a step asks, and a second try goes by that.
+        seen = self._last_seen(workspace) or await self._look(workspace, pairs)
         while True:
-            seen = await self._load(workspace, pairs)
-            if seen.revision in ours:  # it was kept, and the answer was lost
-                self._counts[workspace] = seen.count
-                return ours[seen.revision]
-            transaction = self._begin(workspace, seen)
-            untouched, before = dump(transaction.bucket), dict(transaction.pairs)
-            result = change(transaction)
-            state = dump(transaction.bucket)
-            if state == untouched and transaction.pairs == before:
-                self._counts[workspace] = max(self._counts.get(workspace, 0), seen.count)
+            try:
+                transaction = self._begin(workspace, seen)
+                untouched, before = dump(transaction.bucket), dict(transaction.pairs)
+                result = change(transaction)
+            except Exception:
+                if not seen.assumed:
+                    raise  # else it may not with what is true
+                seen = await self._look(workspace, pairs)
+                continue
+            left = seen
+            if (state := dump(transaction.bucket)) != untouched or transaction.pairs != before:
+                left = attrs.evolve(
+                    seen,
+                    revision=secrets.token_hex(8),
+                    state=state,
+                    kept_on=seen.server,
+                    count=max(seen.count, self._counts.get(workspace, 0)) + 1,
+                    fell=False,
+                )
+            elif not seen.assumed:
+                self._saw(workspace, seen)
                 return result
-            new = secrets.token_hex(8)
-            ours[new] = result
+            # Others may have come to be in doubt meanwhile; they are looked at from now on.
+            pairs += transaction.pairs.keys() - set(pairs)
             remembered = {
                 pair: dump(memory)
                 for pair, memory in transaction.pairs.items()
                 if memory != before.get(pair)
             }
-            if await self._keep(workspace, seen, new, state, remembered):
+            holds, found = await self._step(workspace, pairs, seen, left, remembered)
+            if holds and left is not seen:
+                self._saw(workspace, left)
                 return result
-            if loop.time() >= end:
-                raise StoreError(f"{self._name}: too many processes write at once; try again later")
-            tries = min(tries + 1, 6)
-            await asyncio.sleep(random.uniform(0, 0.001 * 2**tries))
+            if not seen.assumed:
+                if loop.time() >= end:
+                    raise StoreError(
+                        f"{self._name}: too many processes write at once; try again later"
+                    )
+                tries = min(tries + 1, 6)
+                await asyncio.sleep(random.uniform(0, 0.001 * 2**tries))
+            seen = found
 
     def _begin(self, workspace: str, seen: _Seen) -> Transaction:
         # The server's clock is taken for UTC until a Date of Braze's corrects it.
@@ -232,54 +306,74 @@ class PostgresStore:
         # A server that was restarted, a replica that took over, and a database that was set back
         # may all have lost what was kept after this state.
         set_back = seen.count < self._counts.get(workspace, 0)
-        if seen.state and (seen.server != seen.kept_on or set_back or seen.clock_fell):
+        if seen.state and (seen.server != seen.kept_on or set_back or seen.fell):
             bucket.distrust(seen.now)
-        pairs: dict[str, Remembered] = {
-            pair: load_remembered(memory) for pair, memory in seen.memories.items()
-        }
+        pairs = {pair: load_remembered(memory) for pair, memory in seen.memories.items()}
         return Transaction(seen.now, bucket, pairs)
 
-    async def _load(self, workspace: str, pairs: list[str]) -> _Seen:
-        row = await self._ask(_LOAD, {"workspace": workspace, "pairs": pairs})
-        version, clock, server, revision, state, kept_on, writes, moment, memories = row
-        self._check(version)
-        now, fell = clock, False
-        if revision is not None:
-            fell = not moment - clock <= SAME_CLOCK
-            now = clock if fell else max(clock, moment)
-            if moment + STATE_KEPT <= now:
-                state = ""
-        found = dict(memories or ())
-        return _Seen(
-            now, server, revision or "", state or "", kept_on or "", writes or 0, fell, found
-        )
+    async def _look(self, workspace: str, pairs: list[str]) -> _Seen:
+        return (await self._step(workspace, pairs, _NOTHING, _NOTHING, {}))[1]
 
-    async def _keep(
-        self, workspace: str, seen: _Seen, new: str, state: str, remembered: dict[str, str]
-    ) -> bool:
-        """Whether nobody has written since ``seen``, and so the new state was kept."""
+    async def _step(
+        self,
+        workspace: str,
+        pairs: list[str],
+        seen: _Seen,
+        left: _Seen,
+        remembered: dict[str, str],
+    ) -> tuple[bool, _Seen]:
+        """Keep what a try ``left`` of what it had ``seen``, if that holds.
+
+        Returns:
+            whether it holds, and what was there before the step.
+        """
         from psycopg.errors import DeadlockDetected, SerializationFailure
 
-        count = max(seen.count, self._counts.get(workspace, 0)) + 1
+        same = left is seen
         values = {
             "workspace": workspace,
+            "asked": pairs,
+            "absent": [pair for pair in pairs if pair not in seen.memories],
             "revision": seen.revision,
-            "new": new,
-            "state": state,
             "server": seen.server,
-            "writes": count,
             "now": seen.now,
+            "behind": BEHIND if seen.assumed else None,
+            "same_clock": SAME_CLOCK,
+            "new": "" if same else left.revision,
+            "state": "" if same else left.state,
+            "count": left.count,
+            "pairs": [*remembered],
+            "memories": [*remembered.values()],
+            "expires": seen.now + MEMORY,
+            "forgotten": FORGOTTEN_AT_ONCE,
         }
-        if remembered:
-            values["expires"] = seen.now + MEMORY
-            values["pairs"], values["memories"] = [*remembered], [*remembered.values()]
         try:
-            (kept,) = await self._ask(_KEEP_ALL if remembered else _KEEP_STATE, values)
+            row = await self._ask(_STEP, values)
         except (SerializationFailure, DeadlockDetected):
-            return False  # it waited for somebody who was first
-        if kept:
-            self._counts[workspace] = count
-        return bool(kept)
+            return False, await self._look(workspace, pairs)  # somebody else was first
+        held, version, now, fell, server, revision, state, kept_on, count, moment, memories = row
+        # An answer that took long tells less than is known, unless the clock was set back.
+        if now < seen.now or now > self._now():
+            self._reached = now, steady()
+        if held:
+            return True, attrs.evolve(seen, now=now, assumed=False)
+        self._check(version)
+        if moment + STATE_KEPT <= now:
+            state = ""
+        return False, _Seen(revision, state, server, kept_on, count, now, fell, dict(memories))
+
+    def _saw(self, workspace: str, seen: _Seen) -> None:
+        self._counts[workspace] = max(self._counts.get(workspace, 0), seen.count)
+        self._seen[workspace] = attrs.evolve(seen, memories={})
+
+    def _last_seen(self, workspace: str) -> _Seen | None:
+        seen = self._seen.get(workspace)
+        return seen and attrs.evolve(seen, now=self._now(), assumed=True)
+
+    def _now(self) -> float:
+        """What the server's clock has reached: behind it by an answer's way, and never ahead."""
+        clock, at = self._reached
+        return clock + (steady() - at) * (1 - DRIFT)
 
     async def _ask(self, query: str, values: dict[str, Any]) -> Any:
         """The answer to one statement, which is sent again if its connection is lost.
@@ -529,6 +623,7 @@ _LOST: Final = "the connection was lost; the next use opens another, once the se
 _ADVICE: Final = {
     "42P01": _MIGRATE,
     "42703": _MIGRATE,
+    "42883": _MIGRATE,
     "42501": "grant what the documentation of the store lists",
     "25006": "name the primary server, or add target_session_attrs=read-write to the URL",
     "53": "free what the server is short of",

@@ -244,6 +244,7 @@ class _Doing:
             patch("braze_sends.transport.steady", self._clock),
             patch("braze_sends.quota.limiter.steady", self._clock),
             patch("braze_sends.create.time", SimpleNamespace(time=self._wall)),
+            patch("braze_sends.stores.postgres.steady", self._clock),
             patch("braze_sends.stores.redis.steady", self._clock),
             # Between two tries of a contended transaction it would sleep by the clock.
             patch("braze_sends.stores.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
@@ -290,8 +291,12 @@ class _ClockedPostgres(PostgresStore):
         self._clock = clock
 
     async def _ask(self, query: str, values: dict[str, Any]) -> Any:
-        clock = f"to_timestamp({self._clock()!r})"
-        return await super()._ask(query.replace("clock_timestamp()", clock), values)
+        # The server checks what its clock is taken for, and keeps times of that clock.
+        ahead = time.time() - self._clock()
+        values = values | {name: values[name] + ahead for name in ("now", "expires")}
+        held, version, _, *rest, moment, memories = await super()._ask(query, values)
+        moment = None if moment is None else moment - ahead
+        return held, version, self._clock(), *rest, moment, memories
 
 
 class _Store:
