@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
+from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 import pytest
 import pytest_asyncio
 from aiohttp import ClientResponse
@@ -18,6 +21,7 @@ from aioresponses import aioresponses
 from hypothesis import settings
 
 from braze_sends import PostgresStore
+from braze_sends.stores import postgres
 from braze_sends.testing import FakeBraze
 from tests.servers import PostgresServer, RedisServer, braze
 from tests.world import KEY
@@ -109,9 +113,10 @@ def _postgres_url() -> Iterator[str]:
 
 
 async def migrated(url: str) -> None:
-    """Make the tables."""
+    """Make the tables, however busy the machine is."""
     store = PostgresStore(url)
-    await store.migrate()
+    with patch.multiple(postgres, CONNECT_TIMEOUT=300, CONTENTION_TIMEOUT=300.0):
+        await store.migrate()
     await store.close()
 
 
@@ -123,6 +128,16 @@ def postgres_url(_postgres_url: str) -> str:
     Give each client a workspace of its own, or a URL.
     """
     return _postgres_url
+
+
+@pytest.fixture
+def blank_url(postgres_url: str) -> Iterator[str]:
+    """A database without tables."""
+    name = f"blank_{secrets.token_hex(8)}"
+    with psycopg.connect(postgres_url, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+        yield urlunsplit(urlsplit(postgres_url)._replace(path=name))
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres"])

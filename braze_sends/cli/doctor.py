@@ -272,9 +272,10 @@ class _Doctor:
             advice = "does another program hold its lock?" if sqlite else _SERVER
             detail = f"{_place(url)}: no answer within {LONGEST:g} s; {advice}"
         except StoreError as error:
-            # SQLite's say what to do. If the store is well, the record is not, and so it is told.
+            # Redis' do not say what to do. A store that is well has a record that is not: that is
+            # told as it is.
             detail = str(error)
-            if not sqlite and name != "Quota":
+            if url.startswith(("redis", "unix")) and name != "Quota":
                 detail = f"{detail.rstrip('.')}; {_SERVER}"
         except ConfigurationError as error:
             detail = str(error)

@@ -452,7 +452,7 @@ class PostgresStore:
             yield
         except Error as error:
             raise StoreError(f"{self._name}: {_words(error)}") from error
-        except _Unreached as error:
+        except _UnreachedError as error:
             # Not the driver's error itself, which would show what the URL says.
             raise StoreError(f"{self._name}: {error}") from None
 
@@ -465,7 +465,7 @@ class PostgresStore:
 # --- connections ---------------------------------------------------------------------------------
 
 
-class _Unreached(Exception):
+class _UnreachedError(Exception):
     """No connection came to be."""
 
 
@@ -514,7 +514,7 @@ class _Own:
             for secret in ("password", "sslpassword"):
                 if value := self._parts.get(secret):
                     told = told.replace(value, "***")
-            raise _Unreached(
+            raise _UnreachedError(
                 f"cannot connect: {told}; check that the server is up, and that this host and user "
                 "may use the database"
             ) from None

@@ -34,7 +34,9 @@ def open_store(url: str) -> Store:
 
         return PostgresStore(url)
     if separator and scheme.startswith(("postgresql+", "postgres+")):
-        raise ConfigurationError("a postgresql:// URL names no driver: leave out + and what follows")
+        raise ConfigurationError(
+            "a postgresql:// URL names no driver: leave out + and what follows"
+        )
     # Not the URL itself: it may hold a password, or be a key in the wrong place.
     shown = f"{scheme[:20]}://…" if separator else "given"
     raise ConfigurationError(

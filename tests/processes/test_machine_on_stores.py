@@ -24,6 +24,7 @@ from braze_sends.stores.redis import RedisStore
 from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.stores.store import Transaction
 from tests.quota.machine import BucketMachine, assume
+from tests.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -141,4 +142,5 @@ def test_the_promises_hold_in_postgres(
 ) -> None:
     """Each transition is a statement that loads, and what changes something is another."""
     assume(monkeypatch)
+    monkeypatch.setattr("braze_sends.stores.postgres.CONNECT_TIMEOUT", int(PATIENCE))
     run(ServerMachine, PostgresStore(postgres_url), Time(), examples)

@@ -245,6 +245,7 @@ class _Doing:
             patch("braze_sends.quota.limiter.steady", self._clock),
             patch("braze_sends.create.time", SimpleNamespace(time=self._wall)),
             patch("braze_sends.stores.postgres.steady", self._clock),
+            patch("braze_sends.stores.postgres.CONNECT_TIMEOUT", int(PATIENCE)),
             patch("braze_sends.stores.redis.steady", self._clock),
             # Between two tries of a contended transaction it would sleep by the clock.
             patch("braze_sends.stores.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),

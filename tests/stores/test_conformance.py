@@ -63,6 +63,7 @@ class TestPostgresStore(StoreConformance):
     @pytest.fixture(autouse=True)
     def _url(self, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.url = postgres_url
+        monkeypatch.setattr(postgres, "CONNECT_TIMEOUT", int(PATIENCE))
         monkeypatch.setattr(postgres, "STATEMENT_TIMEOUT", PATIENCE)
         monkeypatch.setattr(postgres, "CONTENTION_TIMEOUT", PATIENCE)
 
