@@ -473,7 +473,7 @@ class _Own:
     """Connections of the store's own.
 
     A connection of psycopg that is idle belongs to no event loop, so whichever loop needs one next
-    takes it. In a fork those of the parent are left alone.
+    takes it. A fork has connections of its own.
     """
 
     def __init__(self, url: Any) -> None:
@@ -546,13 +546,13 @@ class _Idle:
 
     def _leave_to_parent(self) -> None:
         if self.pid != os.getpid():
-            # Closing them would end the parent's sessions.
-            _of_parents.extend(self.connections)
+            # What closing sends would end the parent's sessions, so it must not reach the server.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for connection in self.connections:
+                os.dup2(nowhere, connection.fileno())
+                connection.pgconn.finish()
+            os.close(nowhere)
             self.connections, self.pid = [], os.getpid()
-
-
-#: Kept, since psycopg warns of an open connection that is dropped.
-_of_parents: list[Connection] = []
 
 
 class _Theirs:

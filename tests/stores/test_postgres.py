@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -1146,6 +1147,23 @@ def test_a_store_may_be_left_open(postgres_url: str, end: list[str]) -> None:
     command = [sys.executable, "-W", "error", "-X", "dev", "-c", LEFT_OPEN, postgres_url, *end]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ["1", "True", "True", "4"] == (done.stdout + done.stderr).splitlines()
+
+
+async def test_a_fork_opens_connections_of_its_own(
+    opened: Callable[..., PostgresStore], workspace: str
+) -> None:
+    """What it closes does not reach the server: the session goes on for who else has it open."""
+    store = opened()
+    await store.transact(workspace, [], increment)
+    idle = store._connections._idle  # type: ignore[union-attr]  # it is the store's own
+    (connection,) = idle.connections
+    with socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as parents:
+        idle.pid = -1
+        assert 2 == await store.transact(workspace, [], increment)
+        assert connection.closed
+        parents.setblocking(False)
+        with pytest.raises(BlockingIOError):  # the server has neither answered nor hung up
+            parents.recv(1)
 
 
 def sessions(url: str, name: str) -> int:
