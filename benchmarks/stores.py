@@ -33,6 +33,7 @@ async def lone(folder: Path) -> Section:
             remarks.append("PostgreSQL was left out: there is no server to start.")
         else:
             await _migrated(postgres)
+            remarks.append("PostgreSQL runs with fsync=off, since a disk's speed is not ours.")
         async with peers.session() as session, contextlib.AsyncExitStack() as stack:
             creates = {"aiohttp, no store": peers.bare(session, url)}
             for name, store in (

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -839,6 +840,34 @@ async def test_a_server_that_is_down_lets_nothing_be_sent(fake: FakeBraze) -> No
             assert 17 == sum(isinstance(result, SendId) for result in await burst)
             assert (20, 0) == (len(fake.created), fake.refused)
         await store.close()
+
+
+@pytest.mark.parametrize("client", ["lives on", "is new"])
+async def test_a_server_restored_from_an_old_copy_is_not_believed(
+    fake: FakeBraze, client: str
+) -> None:
+    """One careful request tells what the copy lacks; a replica that was behind is the same."""
+    with PostgresServer() as postgres:
+        data, copy = postgres.folder / "data", postgres.folder / "copy"
+        store = PostgresStore(postgres.url)
+        await store.migrate()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(store.close)
+            braze = await stack.enter_async_context(client_of(fake, store=store))
+            await create(braze, range(10))
+            postgres.stop()
+            subprocess.run(["cp", "-a", data, copy], check=True)  # noqa: ASYNC221  # nobody waits
+            postgres.start()
+            assert 80 == sum(isinstance(one, SendId) for one in await create(braze, range(10, 90)))
+            postgres.stop()
+            shutil.rmtree(data)
+            copy.rename(data)
+            postgres.start()
+            if client == "is new":
+                braze = await stack.enter_async_context(client_of(fake, store=postgres.url))
+            results = await create(braze, range(100, 220))
+            assert 10 == sum(isinstance(result, SendId) for result in results)
+            assert (100, 0) == (len(fake.created), fake.refused)
 
 
 async def test_a_server_that_goes_down_after_sending_costs_no_send(
