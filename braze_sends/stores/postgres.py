@@ -125,18 +125,18 @@ _MIGRATIONS: Final = (
             END IF;
         END IF;
         IF held THEN RETURN; END IF;
-        -- Here anew, if another process made the record at this moment.
-        SELECT * INTO kept FROM braze_sends_quota AS q WHERE q.workspace = of_workspace;
-        its_version := (SELECT max(s.version) FROM braze_sends_schema AS s);
-        its_revision := coalesce(kept.revision, '');
-        its_state := coalesce(kept.state, '');
-        kept_on := coalesce(kept.server, '');
-        its_writes := coalesce(kept.writes, 0);
-        moment := coalesce(kept.moment, clock);
-        memories := ARRAY(
-            SELECT ARRAY[p.pair, p.memory] FROM braze_sends_pair AS p
-            WHERE p.workspace = of_workspace AND p.pair = ANY(asked) AND p.expires > clock
-        );
+        -- Another process may have written meanwhile, so all of it is read once more, at one time.
+        SELECT
+            coalesce(q.revision, ''), coalesce(q.state, ''), coalesce(q.server, ''),
+            coalesce(q.writes, 0), coalesce(q.moment, clock),
+            (SELECT max(s.version) FROM braze_sends_schema AS s),
+            ARRAY(
+                SELECT ARRAY[p.pair, p.memory] FROM braze_sends_pair AS p
+                WHERE p.workspace = of_workspace AND p.pair = ANY(asked) AND p.expires > clock
+            )
+        INTO its_revision, its_state, kept_on, its_writes, moment, its_version, memories
+        FROM (SELECT) AS one LEFT JOIN braze_sends_quota AS q ON q.workspace = of_workspace;
+        IF NOT fell THEN its_time := greatest(its_time, moment); END IF;
     END $$;
     """,
 )
