@@ -34,7 +34,7 @@ def _found() -> list[str]:
     return [here, *others]
 
 
-def _install(session: nox.Session, *groups: str, extras: str = "[cli,redis]") -> None:
+def _install(session: nox.Session, *groups: str, extras: str = "[cli,postgres,redis]") -> None:
     session.install(
         "-e", f".{extras}", *nox.project.dependency_groups(PYPROJECT, *groups), silent=True
     )

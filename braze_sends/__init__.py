@@ -33,6 +33,7 @@ if _typing.TYPE_CHECKING:  # pragma: no cover
     from braze_sends.models import CreateSendId, Creations, Ping, QuotaStatus, RateLimit, SendId
     from braze_sends.stores.check import check_store
     from braze_sends.stores.memory import MemoryStore
+    from braze_sends.stores.postgres import PostgresStore
     from braze_sends.stores.redis import RedisStore
     from braze_sends.stores.sqlite import SQLiteStore
     from braze_sends.stores.store import Store
@@ -58,6 +59,7 @@ __all__ = [
     "Outcome",
     "PermissionDeniedError",
     "Ping",
+    "PostgresStore",
     "QuotaExhaustedError",
     "QuotaStatus",
     "RateLimit",
@@ -86,6 +88,7 @@ _MODULES = (
     "client",
     "stores.sqlite",
     "stores.redis",
+    "stores.postgres",
 )
 
 

@@ -53,8 +53,8 @@ class SendsClient:
         workspace: names the quota in the store; by default derived from the URL and a digest of
             the key. Name it where several keys of one workspace are in use.
         store: where the quota lives: a ``Store``, or a URL (``memory://``, ``sqlite:///quota.db``,
-            ``redis://host/0``); else ``BRAZE_SENDS_STORE``; else memory of its own. A store that
-            is passed is not closed.
+            ``redis://host/0``, ``postgresql://host/database``); else ``BRAZE_SENDS_STORE``; else
+            memory of its own. A store that is passed is not closed.
         session: your own ``aiohttp.ClientSession`` with its proxies, TLS and tracing. The client
             does not close the session, and can be used from the loop of the session alone.
         timeout: seconds for one attempt, more than 0 and at most 3,600, or an

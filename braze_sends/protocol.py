@@ -335,6 +335,8 @@ def _clean(answer: object, key: ApiKey) -> object:
             text = _printable(key.scrub(value)[: max(0, min(room, MAX_TEXT))])
             room -= len(text)
             return text
+        if isinstance(value, int | float):
+            room -= len(repr(value))
         if isinstance(value, list):
             return [clean(item) for item in value if room > 0]
         if isinstance(value, dict):

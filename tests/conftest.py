@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
+from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 import pytest
 import pytest_asyncio
 from aiohttp import ClientResponse
 from aioresponses import aioresponses
 from hypothesis import settings
 
+from braze_sends import PostgresStore
+from braze_sends.stores import postgres
 from braze_sends.testing import FakeBraze
-from tests.servers import RedisServer, braze, redis_cluster
+from tests.servers import PostgresServer, RedisServer, braze, redis_cluster
 from tests.world import KEY
 
 # How long an example takes says more about the machine than about the code.
@@ -102,12 +108,49 @@ def redis_url() -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(scope="session")
+def _postgres_url() -> Iterator[str]:
+    with contextlib.ExitStack() as stack:
+        url = os.environ.get("POSTGRES_URL")
+        url = url or stack.enter_context(PostgresServer()).url
+        asyncio.run(migrated(url))
+        yield url
+
+
+async def migrated(url: str) -> None:
+    """Make the tables, however busy the machine is."""
+    store = PostgresStore(url)
+    with patch.multiple(postgres, CONNECT_TIMEOUT=300, CONTENTION_TIMEOUT=300.0):
+        await store.migrate()
+    await store.close()
+
+
+@pytest.fixture
+def postgres_url(_postgres_url: str) -> str:
+    """A real PostgreSQL database with the tables: the one that ``POSTGRES_URL`` names, else one on
+    a server that the tests of this process share.
+
+    Give each client a workspace of its own, or a URL.
+    """
+    return _postgres_url
+
+
+@pytest.fixture
+def blank_url(postgres_url: str) -> Iterator[str]:
+    """A database without tables."""
+    name = f"blank_{secrets.token_hex(8)}"
+    with psycopg.connect(postgres_url, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+        yield urlunsplit(urlsplit(postgres_url)._replace(path=name))
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a shared store: an SQLite file, then a Redis server."""
+    """The URL of a shared store: an SQLite file, then a Redis server, then a PostgreSQL server."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'quota.db'}"
-    return str(request.getfixturevalue("redis_url"))
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +161,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServ
 
 
 #: A test that uses one of these starts processes.
-_STARTS_PROCESSES = {"start", "redirected", "redis_url", "cluster"}
+_STARTS_PROCESSES = {"start", "redirected", "redis_url", "cluster", "postgres_url"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that start processes."""
     for item in items:
         uses = _STARTS_PROCESSES & {*getattr(item, "fixturenames", ())}
-        redis = getattr(getattr(item, "callspec", None), "params", {}).get("store_url") == "redis"
-        if uses or redis or "processes" in item.path.parts:
+        store = getattr(getattr(item, "callspec", None), "params", {}).get("store_url")
+        if uses or store in ("redis", "postgres") or "processes" in item.path.parts:
             item.add_marker("process")
 
 

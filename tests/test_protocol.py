@@ -378,8 +378,10 @@ def test_what_would_act_on_a_terminal_is_replaced(status: int) -> None:
         [{"reason": "x" * 500}] * 1500,
         [dict.fromkeys(map(str, range(50_000)))],
         [[["x" * 20] * 30] * 30] * 30,
+        [2**40] * 30_000,
+        [1 / 3] * 30_000,
     ],
-    ids=["text", "texts", "nulls", "objects", "names", "nested"],
+    ids=["text", "texts", "nulls", "objects", "names", "nested", "numbers", "fractions"],
 )
 def test_a_long_answer_makes_no_long_error(
     status: int, errors: list[object], monkeypatch: pytest.MonkeyPatch

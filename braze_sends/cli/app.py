@@ -12,6 +12,7 @@ from braze_sends.cli.commands.demo import demo
 from braze_sends.cli.commands.doctor import doctor
 from braze_sends.cli.commands.emulator import emulator
 from braze_sends.cli.commands.quota import quota
+from braze_sends.cli.commands.store import store
 
 app = typer.Typer(
     help="Create Braze send IDs, and keep the daily quota that they cost.",
@@ -56,3 +57,4 @@ for command, example in (  # in the order of the help
     (emulator, "braze-sends emulator --port 8080 --daily-limit 5"),
 ):
     app.command(epilog=f"Example: {example}")(command)
+app.add_typer(store, name="store")

@@ -229,7 +229,8 @@ class _Doctor:
         try:
             if "://" not in url:  # not shown at all: it may be the key, given there by mistake
                 raise ConfigurationError(
-                    "no URL of a store: use memory://, sqlite:///file.db or redis://host/0"
+                    "no URL of a store: use memory://, sqlite:///file.db, redis://host/0 or "
+                    "postgresql://host/database"
                 )
             store = open_store(url)
         except ConfigurationError as error:
@@ -263,6 +264,8 @@ class _Doctor:
             detail = f"{_place(url)}: no answer within {LONGEST:g} s; {advice}"
         except (StoreError, ConfigurationError) as error:
             detail = str(error)  # which says what to do
+        else:
+            return True
         self.tell(name, FAILED, detail)
         return False
 

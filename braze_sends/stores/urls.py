@@ -23,7 +23,8 @@ def open_store(url: str) -> Store:
     Args:
         url: ``memory://``; ``sqlite:///quota.db`` (relative) or ``sqlite:////var/lib/quota.db``;
             ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or
-            ``redis+sentinel://`` (extra ``redis``), see ``RedisStore``.
+            ``redis+sentinel://`` (extra ``redis``), see ``RedisStore``; ``postgresql://`` or
+            ``postgres://`` (extra ``postgres``), see ``PostgresStore``.
 
     Raises:
         ConfigurationError: there is no such kind of store, or what it needs is not installed.
@@ -39,8 +40,17 @@ def open_store(url: str) -> Store:
         from braze_sends.stores.redis import RedisStore
 
         return RedisStore(url)
+    if separator and scheme in ("postgresql", "postgres"):
+        from braze_sends.stores.postgres import PostgresStore
+
+        return PostgresStore(url)
+    if separator and scheme.startswith(("postgresql+", "postgres+")):
+        raise ConfigurationError(
+            "a postgresql:// URL names no driver: leave out + and what follows"
+        )
     # Not the URL itself: it may hold a password, or be a key in the wrong place.
     shown = f"{scheme[:20]}://…" if separator else "given"
     raise ConfigurationError(
-        f"unknown store {shown}: use memory://, sqlite:///file.db, redis://host/0, or pass a Store"
+        f"unknown store {shown}: use memory://, sqlite:///file.db, redis://host/0, "
+        "postgresql://host/database, or pass a Store"
     )

@@ -575,7 +575,7 @@ def test_store_that_lasts(
     run("create", "c", *args)
     told = examine(*args)
 
-    place = store_url.replace("sqlite:///", "SQLite ")
+    place = store_url.replace("sqlite:///", "SQLite ").replace("postgres@", "")
     assert "ok" == told["Store"][0]
     assert re.search(f"{place}: written and read in \\d+ ms$", told["Store"][1])
     assert "ok" == told["Quota"][0]
@@ -675,6 +675,14 @@ def test_redis_that_is_silent(examine: Callable[..., Told], silent: int) -> None
 
     detail = f"redis://127.0.0.1:{silent}/0: no answer within 8 s; is the server up, "
     assert told["Store"][1].startswith(detail)
+
+
+def test_postgres_without_tables(examine: Callable[..., Told], blank_url: str) -> None:
+    """A database without tables fails, with the command that makes them."""
+    told = examine("--store", blank_url)
+
+    assert "failed" == told["Store"][0]
+    assert told["Store"][1].endswith("; run braze-sends store migrate, or await store.migrate()")
 
 
 def test_folder_that_is_not_there(examine: Callable[..., Told], tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The rule's machine on the real stores: what they keep is what they were given.
 
-Time is the machine's. SQLite takes it as its clock; a Redis server has its own, so there the
-machine's time is put in place of it as each transition begins.
+Time is the machine's. SQLite takes it as its clock; a server has its own, so there the machine's
+time is put in place of it as each transition begins.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from braze_sends import MemoryStore, Store
 from braze_sends.quota.rule.bucket import Bucket
+from braze_sends.stores.postgres import PostgresStore
 from braze_sends.stores.redis import RedisStore
 from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.stores.store import Transaction
 from tests.quota.machine import BucketMachine, assume
+from tests.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -81,7 +83,7 @@ class FileMachine(StoredMachine):
         self.runner.run(self.store.close())
 
 
-class RedisMachine(StoredMachine):
+class ServerMachine(StoredMachine):
     """Its time is not the server's."""
 
     def at(self, transaction: Transaction) -> float:
@@ -123,4 +125,14 @@ def test_the_promises_hold_in_redis(
 ) -> None:
     """Each transition asks the server, and what changes something is set there."""
     assume(monkeypatch)
-    run(RedisMachine, RedisStore(redis_url), Time(), examples)
+    run(ServerMachine, RedisStore(redis_url), Time(), examples)
+
+
+@several
+def test_the_promises_hold_in_postgres(
+    monkeypatch: pytest.MonkeyPatch, postgres_url: str, examples: int
+) -> None:
+    """Each transition is a statement that loads, and what changes something is another."""
+    assume(monkeypatch)
+    monkeypatch.setattr("braze_sends.stores.postgres.CONNECT_TIMEOUT", int(PATIENCE))
+    run(ServerMachine, PostgresStore(postgres_url), Time(), examples)

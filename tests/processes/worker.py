@@ -29,6 +29,7 @@ import attrs
 from braze_sends import BrazeSendsError, SendsClient, Store
 from braze_sends.models import QuotaStatus
 from braze_sends.protocol import NoReply, Reply
+from braze_sends.stores.postgres import PostgresStore
 from braze_sends.stores.redis import RedisStore
 from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.stores.store import Transaction
@@ -41,7 +42,7 @@ T = TypeVar("T")
 
 # A forkserver, since a test's process has threads. It imports what workers need once.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["pytest", "redis.asyncio", "tests.processes.worker"])
+_PROCESSES.set_forkserver_preload(["pytest", "psycopg", "redis.asyncio", "tests.processes.worker"])
 
 
 #: Told when a job is done and all that it opened is closed.
@@ -189,9 +190,12 @@ class _Doing:
         return self._clock() + self._job.clock
 
     def _store(self) -> Store:
-        path = self._job.store.removeprefix("sqlite:///")
-        if path == self._job.store:
-            return _ClockedRedis(self._job.store, self._clock)
+        url = self._job.store
+        if url.startswith("redis"):
+            return _ClockedRedis(url, self._clock)
+        if url.startswith("postgresql"):
+            return _ClockedPostgres(url, self._clock)
+        path = url.removeprefix("sqlite:///")
         return SQLiteStore(path, clock=self._clock, wall=self._wall)
 
     @contextlib.contextmanager
@@ -239,9 +243,12 @@ class _Doing:
             patch("braze_sends.transport.steady", self._clock),
             patch("braze_sends.quota.limiter.steady", self._clock),
             patch("braze_sends.create.time", SimpleNamespace(time=self._wall)),
+            patch("braze_sends.stores.postgres.steady", self._clock),
+            patch("braze_sends.stores.postgres.CONNECT_TIMEOUT", int(PATIENCE)),
             patch("braze_sends.stores.redis.steady", self._clock),
             # Between two tries of a contended transaction it would sleep by the clock.
             patch("braze_sends.stores.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
+            patch("braze_sends.stores.postgres.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
         ]
         if job.backoff is not None:
             hooks.append(patch("braze_sends.retry._wait", back_off))
@@ -274,6 +281,22 @@ class _ClockedRedis(RedisStore):
         seconds, fraction = divmod(self._clock(), 1)
         found[:2] = [b"%d" % seconds, b"%d" % (1e6 * fraction)]
         return found
+
+
+class _ClockedPostgres(PostgresStore):
+    """A store in a real database, by the test's clock instead of the server's."""
+
+    def __init__(self, url: str, clock: SharedClock) -> None:
+        super().__init__(url)
+        self._clock = clock
+
+    async def _ask(self, query: str, values: dict[str, Any]) -> Any:
+        # The server checks what its clock is taken for, and keeps times of that clock.
+        ahead = time.time() - self._clock()
+        values = values | {name: values[name] + ahead for name in ("now", "expires")}
+        held, version, _, *rest, moment, memories = await super()._ask(query, values)
+        moment = None if moment is None else moment - ahead
+        return held, version, self._clock(), *rest, moment, memories
 
 
 class _Store:

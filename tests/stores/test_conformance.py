@@ -14,7 +14,8 @@ from redis.backoff import NoBackoff
 
 from braze_sends import MemoryStore
 from braze_sends.quota.rule.bucket import Bucket
-from braze_sends.stores import redis
+from braze_sends.stores import postgres, redis
+from braze_sends.stores.postgres import PostgresStore
 from braze_sends.stores.redis import RedisStore
 from braze_sends.stores.sqlite import SQLiteStore
 from braze_sends.stores.store import Store
@@ -90,6 +91,20 @@ class TestRedisStoreOnAnApplicationsClient(StoreConformance):
 
     async def open(self) -> Store:
         return RedisStore(client=self.client)
+
+
+class TestPostgresStore(StoreConformance):
+    """Two users of one database."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.url = postgres_url
+        monkeypatch.setattr(postgres, "CONNECT_TIMEOUT", int(PATIENCE))
+        monkeypatch.setattr(postgres, "STATEMENT_TIMEOUT", PATIENCE)
+        monkeypatch.setattr(postgres, "CONTENTION_TIMEOUT", PATIENCE)
+
+    async def open(self) -> Store:
+        return PostgresStore(self.url)
 
 
 @pytest.mark.parametrize(

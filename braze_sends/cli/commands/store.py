@@ -1,0 +1,49 @@
+"""``braze-sends store``: what a store itself needs now and then."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+store = typer.Typer(help="Prepare the store that keeps the quota.", no_args_is_help=True)
+
+
+@store.command(epilog="Example: braze-sends store migrate --store postgresql://host/database")
+def migrate(
+    url: Annotated[
+        str,
+        typer.Option(
+            "--store",
+            metavar="URL",
+            envvar="BRAZE_SENDS_STORE",
+            show_envvar=True,
+            help="The database, as postgresql://user@host/database.",
+        ),
+    ],
+) -> None:
+    """Make the tables of a PostgreSQL store, or bring them up to date.
+
+    Does nothing if they are, and harms nothing if several processes run it. Other stores need none.
+    """
+    import asyncio
+
+    from braze_sends import PostgresStore, open_store
+    from braze_sends.cli.common import printing, reporting
+
+    with reporting(as_json=False):
+        place = open_store(url)
+        if not isinstance(place, PostgresStore):
+            with printing():
+                typer.echo("Nothing to do: this store needs no tables.")
+            return
+
+        async def run() -> int:
+            try:
+                return await place.migrate()
+            finally:
+                await place.close()
+
+        version = asyncio.run(run())
+        with printing():
+            typer.echo(f"The tables have version {version} and are up to date.")
