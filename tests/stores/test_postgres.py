@@ -1241,6 +1241,13 @@ def test_loops_of_several_threads_share_a_store(postgres_url: str, workspace: st
 # --- what it costs ---
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step may be as slow as a busy machine makes it."""
+    monkeypatch.setattr(module, "BEHIND", 3600.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_lone_create_takes_two_round_trips(fake: FakeBraze, proxy: Proxy) -> None:
     """One to reserve, one to settle; none of them while the request is out."""
     async with client_of(fake, store=proxy.url) as braze:
