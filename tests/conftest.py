@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -25,11 +26,15 @@ settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
 
+#: What aiohttp 3.14 asks for beside what aioresponses 0.7.9 passes; older ones do not know it.
+_MORE = {"stream_writer"} & {*inspect.signature(ClientResponse).parameters}
+
+
 class _Response(ClientResponse):
-    """What aioresponses 0.7.9 makes of an answer, with the argument that aiohttp 3.14 asks for."""
+    """What aioresponses 0.7.9 makes of an answer, fit for the aiohttp that is installed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, stream_writer=Mock(output_size=0), **kwargs)
+        super().__init__(*args, **{name: Mock(output_size=0) for name in _MORE}, **kwargs)
 
 
 @pytest.fixture(autouse=True)
