@@ -31,6 +31,7 @@ if _typing.TYPE_CHECKING:  # pragma: no cover
         StoreError,
     )
     from braze_sends.models import CreateSendId, Creations, Ping, QuotaStatus, RateLimit, SendId
+    from braze_sends.settings import UNSET, Unset
     from braze_sends.stores.check import check_store
     from braze_sends.stores.memory import MemoryStore
     from braze_sends.stores.redis import RedisStore
@@ -41,6 +42,7 @@ if _typing.TYPE_CHECKING:  # pragma: no cover
     __version__: str
 
 __all__ = [
+    "UNSET",
     "APIConnectionError",
     "APIResponseError",
     "APIResponseValidationError",
@@ -68,6 +70,7 @@ __all__ = [
     "SendsClient",
     "Store",
     "StoreError",
+    "Unset",
     "check_store",
     "new_send_id",
     "open_store",
@@ -82,6 +85,7 @@ _MODULES = (
     "stores.check",
     "stores.memory",
     "stores.urls",
+    "settings",
     "batch",
     "client",
     "stores.sqlite",

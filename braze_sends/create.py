@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import aiohttp
 import attrs
 
 from braze_sends import headers, protocol
@@ -34,13 +35,34 @@ from braze_sends.quota.rule.messages import Answer, Ask
 from braze_sends.retry import retry
 from braze_sends.settings import Settings
 from braze_sends.stores.store import Remembered
-from braze_sends.transport import Exchange, Transport
+from braze_sends.transport import Exchange, Transport, total_of
 from braze_sends.verdict import Verdict, judge
 
 log = logging.getLogger("braze_sends")
 
-#: A request, the wait and the headroom: calls that share them share a create.
-Terms = tuple[CreateSendId, float | None, int]
+
+@attrs.frozen(cache_hash=True)
+class Policy:
+    """How the attempts of a create are made.
+
+    Attributes:
+        timeout: of one attempt.
+        max_retries: attempts after the first.
+        daily_limit: the caller's own limit, or ``None``.
+    """
+
+    timeout: aiohttp.ClientTimeout
+    max_retries: int
+    daily_limit: int | None
+
+    @property
+    def seconds(self) -> float:
+        """The longest that one attempt can take."""
+        return total_of(self.timeout)
+
+
+#: A request, the wait, the headroom and the policy: calls that share them share a create.
+Terms = tuple[CreateSendId, float | None, int, Policy]
 
 
 @attrs.define(eq=False)
@@ -110,9 +132,11 @@ class Creates:
 
     # --- callers ---------------------------------------------------------------------------------
 
-    async def create(self, request: CreateSendId, wait: float | None, headroom: int) -> SendId:
+    async def create(
+        self, request: CreateSendId, wait: float | None, headroom: int, policy: Policy
+    ) -> SendId:
         """Create a send ID, or share the create that is under way for it."""
-        terms = request, wait, headroom
+        terms = request, wait, headroom, policy
         # On other terms, the limiter sees to it that a pair is one request; one that Braze is to
         # name is shared by nobody.
         create = None if request.send_id is None else self._by_terms.get(terms)
@@ -122,13 +146,14 @@ class Creates:
             self._tell_pair_waits()
         return await self._join(create)
 
-    async def settled(self) -> None:
+    async def settled(self, seconds: float) -> None:
         """Wait for what nobody waits for any more: undone if it was not sent, else settled.
 
-        One attempt's timeout at most: somebody may join one, whose wait is then for them.
+        So many seconds at most, which is the timeout of the caller's own attempts: somebody may
+        join one, whose wait is then for them, and another call's may take longer.
         """
         left = [create for create in self.running if not create.callers]
-        await _ended(left, self._transport.seconds)
+        await _ended(left, seconds)
 
     async def close(self) -> None:
         """Call off what has not been sent, and wait for what has."""
@@ -138,14 +163,14 @@ class Creates:
         await _ended([*self.running])
 
     def _start(self, terms: Terms) -> Create:
-        request, wait, headroom = terms
+        request, wait, headroom, policy = terms
         ask = Ask(
             lease=secrets.token_hex(16),
             attempt=1,
             pair=None if request.send_id is None else protocol.pair_digest(request).hex(),
-            timeout=self._transport.seconds,
+            timeout=policy.seconds,
             headroom=headroom,
-            own_limit=self._settings.daily_limit,
+            own_limit=policy.daily_limit,
             campaign=request.campaign_id,
         )
         create = Create(request, ask, WaitBudget(math.inf if wait is None else wait), terms)
@@ -226,7 +251,7 @@ class Creates:
                 verdict = await retry(
                     verdict,
                     functools.partial(self._attempt_again, create),
-                    self._settings.max_retries,
+                    create.terms[3].max_retries,
                     functools.partial(self._may_repeat, create),
                     for_ever=create.budget.left == math.inf,
                 )
@@ -268,7 +293,8 @@ class Creates:
         if isinstance(held, Remembered):
             send = reused(request, held, attempts=ask.attempt - 1)
             return Verdict(send, Answer(spent=False))
-        exchange = create.exchange = Exchange(held.deadline, held.ahead)
+        timeout = create.terms[3].timeout
+        exchange = create.exchange = Exchange(held.deadline, held.ahead, timeout=timeout)
         try:
             reply = await self._transport.send(protocol.build_body(request), exchange)
         except BaseException:

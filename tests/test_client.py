@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from braze_sends import (
+    UNSET,
     APIConnectionError,
     APIResponseValidationError,
     APITimeoutError,
@@ -27,6 +28,7 @@ from braze_sends import (
     SendId,
     SendsClient,
     StoreError,
+    Unset,
     new_send_id,
 )
 from braze_sends.quota.limiter import LONGEST_OUTAGE
@@ -280,6 +282,9 @@ async def test_names_come_from_the_factory(fake: FakeBraze) -> None:
         (("c", "x" * 65), {}),
         (("c", 7), {}),
         (("c",), {"headroom": -1}),
+        (("c",), {"timeout": 0}),
+        (("c",), {"timeout": None}),
+        (("c",), {"timeout": 3601}),
         (("c",), {"headroom": True}),
         (("c",), {"max_rate_limit_wait": -1}),
         (("c",), {"max_rate_limit_wait": "soon"}),
@@ -630,10 +635,10 @@ def test_close_in_a_later_loop_is_harmless() -> None:
 
 
 def test_the_signature_is_readable() -> None:
-    """What is not given shows as an ellipsis."""
-    assert "max_rate_limit_wait: 'float | _Unset | None' = …" in str(
-        inspect.signature(SendsClient.create_send_id)
-    )
+    """An option of one call that is left out shows as an ellipsis, and its type has a name."""
+    signature = str(inspect.signature(SendsClient.create_send_id))
+    assert "max_rate_limit_wait: 'float | Unset | None' = …" in signature
+    assert isinstance(UNSET, Unset)
 
 
 async def test_a_client_takes_all_it_needs_from_the_environment(

@@ -2713,7 +2713,7 @@ FAULTS = (
     Fault(
         "a client waits for a create that was joined",
         CREATE,
-        old="await _ended(left, self._transport.seconds)",
+        old="await _ended(left, seconds)",
         new="await _ended(left)",
         breaks="A batch waits for the quota of a later caller.",
         killer="tests/test_batch.py::test_a_cancelled_batch_does_not_wait_for_what_somebody_else_has_joined",
