@@ -19,6 +19,7 @@ import attrs
 from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import BytesPayload
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from braze_sends import headers as answer_headers
 from braze_sends.errors import ConfigurationError
@@ -290,7 +291,7 @@ class Transport:
                 status, told = response.status, response.headers.get("Date", "")
                 cached = response.headers.get("Age", "0") != "0"
         except (aiohttp.ClientError, OSError) as failure:
-            error = failure
+            error = _bare(failure)
         date = answer_headers.read({"date": told}, time.time()).date
         tls = nothing.transport and nothing.transport.get_extra_info("ssl_object")
         ends = ssl.cert_time_to_seconds(tls.getpeercert()["notAfter"]) if tls else None
@@ -418,11 +419,22 @@ def _advice(error: Exception) -> str:
     return ""
 
 
+def _bare(error: Exception) -> Exception:
+    """An error of aiohttp's without what was sent, which may be a password of the proxy."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        info = error.request_info
+        bare = aiohttp.RequestInfo(info.url, info.method, CIMultiDictProxy(CIMultiDict()), info.url)
+        return type(error)(bare, (), status=error.status, message=error.message)
+    return error.with_traceback(None)
+
+
 def _reason(error: BaseException, what: str, sent: bool) -> str:
     # The system's own words alone: aiohttp's may quote an answer, or a proxy with its password.
     said = [type(error).__name__]
     if isinstance(error, aiohttp.ClientConnectorError):
         said.append(error.host)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        said.append(str(error.status))
     if isinstance(error, OSError) and error.strerror:
         said.append(error.strerror)
     return f"{what} ({': '.join(said)}){'' if sent else '; nothing was sent'}"
