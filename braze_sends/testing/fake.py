@@ -149,7 +149,9 @@ class FakeBraze:
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)
         await site.start()
-        self.base_url = site.name
+        port = self._runner.addresses[0][1]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.base_url = f"http://{host}:{port}"
         return self
 
     async def __aexit__(
