@@ -16,7 +16,21 @@ be run without waiting::
 
 from __future__ import annotations
 
-from braze_sends.testing.clock import VirtualTimeLoop, run_virtual
-from braze_sends.testing.fake import FakeBraze, Fault
+import typing as _typing
+
+# For type checkers and editors. Python imports a name when it is first asked for, since every run
+# of pytest imports the plugin that is in this package.
+if _typing.TYPE_CHECKING:  # pragma: no cover
+    from braze_sends.testing.clock import VirtualTimeLoop, run_virtual
+    from braze_sends.testing.fake import FakeBraze, Fault
 
 __all__ = ["FakeBraze", "Fault", "VirtualTimeLoop", "run_virtual"]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "fake" if name in ("FakeBraze", "Fault") else "clock"
+    return globals().setdefault(name, getattr(import_module(f"{__name__}.{home}"), name))
