@@ -39,7 +39,9 @@ class _Response(ClientResponse):
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("BRAZE_API_KEY", "BRAZE_BASE_URL", "BRAZE_SENDS_STORE"):
+    ours = ("BRAZE_API_KEY", "BRAZE_BASE_URL", "BRAZE_SENDS_STORE")
+    proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    for name in (*ours, *proxies, *map(str.lower, proxies)):
         monkeypatch.delenv(name, raising=False)
 
 

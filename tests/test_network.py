@@ -31,14 +31,6 @@ URL = "https://rest.iad-01.braze.com"
 PASSWORD, IN_URL = "open sésame/7f3d", "open%20s%C3%A9same%2F7f3d"
 
 
-@pytest.fixture(autouse=True)
-def direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in the environment names a proxy or a CA."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Retry at once; an item for each retry."""

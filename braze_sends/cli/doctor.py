@@ -21,7 +21,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import typer
-from aiohttp import ClientResponseError
+from aiohttp import ClientHttpProxyError, ClientProxyConnectionError, ClientResponseError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -162,7 +162,9 @@ class _Doctor:
         parts = urlsplit(braze.base_url)
         secure = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-        if self._dns(host, port):
+        if braze.proxy is not None:
+            self.skip(f"left to {braze.proxy}, the proxy of HTTPS_PROXY", "DNS")
+        if braze.proxy is not None or self._dns(host, port):
             self._answer(host, port, secure, *asyncio.run(_ping(braze)))
         else:
             self.skip("needs DNS", "TLS", "Server", "Clock")
@@ -172,6 +174,10 @@ class _Doctor:
     ) -> None:
         why = getattr(ping.error, "os_error", ping.error)  # without aiohttp's words around it
         words = f"{host} port {port}: {_why(why)}; check the base URL, the network and its firewall"
+        if isinstance(ping.error, ClientProxyConnectionError):
+            words = f"the proxy of HTTPS_PROXY cannot be reached: {_why(why)}; is it right?"
+        elif isinstance(ping.error, ClientHttpProxyError):
+            words = f"the proxy refuses with status {ping.error.status}; check HTTPS_PROXY"
         if not secure:
             self.tell("TLS", NOT_CHECKED, "plain http on loopback")
         elif ping.certificate_ends is None:
@@ -206,7 +212,7 @@ class _Doctor:
             self.skip(f"nothing to look up: {host} is an address", "DNS")
             return True
         # The values are not shown: they may hold a password.
-        proxies = [name for name in os.environ if name.upper() in ("HTTPS_PROXY", "ALL_PROXY")]
+        proxies = [name for name in os.environ if name.upper() == "ALL_PROXY"]
         note = f"; {proxies[0]} is set, which the client does not use" if proxies else ""
         try:
             addresses = asyncio.run(_look_up(host, port))
