@@ -34,7 +34,7 @@ class _Response(ClientResponse):
     """What aioresponses 0.7.9 makes of an answer, fit for the aiohttp that is installed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{name: Mock(output_size=0) for name in _MORE}, **kwargs)
+        super().__init__(*args, **kwargs | {name: Mock(output_size=0) for name in _MORE})
 
 
 @pytest.fixture(autouse=True)
