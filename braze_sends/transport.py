@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from math import inf
 from types import MappingProxyType
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -351,19 +351,26 @@ def proxy_of(base_url: str) -> tuple[str | None, Mapping[str, str] | None]:
     given = getproxies().get("https") if target.scheme == "https" else None
     if not given or proxy_bypass(target.netloc) or proxy_bypass(target.hostname or ""):
         return None, None
-    try:
-        proxy = urlsplit(given if "://" in given else f"http://{given}")
-        host, port = proxy.hostname, proxy.port
-    except ValueError:
-        raise ConfigurationError(_PROXY_URL) from None
-    if proxy.scheme not in ("http", "https") or not host:
+    proxy = _http_proxy(given)
+    del given  # some tools print the locals of a traceback
+    if proxy is None:
         raise ConfigurationError(_PROXY_URL)
-    headers = {}
+    host, port, headers = proxy.hostname or "", proxy.port, {}
     if proxy.username is not None:
         login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
         headers["Proxy-Authorization"] = f"Basic {base64.b64encode(login).decode()}"
     place = f"[{host}]" if ":" in host else host
     return f"{proxy.scheme}://{place}" + (f":{port}" if port else ""), headers
+
+
+def _http_proxy(url: str) -> SplitResult | None:
+    """The parts of a proxy's URL, whose scheme may be left out; ``None`` if it is no HTTP proxy."""
+    try:
+        proxy = urlsplit(url if "://" in url else f"http://{url}")
+        known = proxy.scheme in ("http", "https") and proxy.hostname and proxy.port != 0
+    except ValueError:
+        return None
+    return proxy if known else None
 
 
 @cache
