@@ -19,7 +19,6 @@ import attrs
 from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import BytesPayload
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from braze_sends import headers as answer_headers
 from braze_sends.errors import ConfigurationError
@@ -430,7 +429,9 @@ def _bare(error: Exception) -> Exception:
     """An error of aiohttp's without what was sent, which may be a password of the proxy."""
     if isinstance(error, aiohttp.ClientResponseError):
         info = error.request_info
-        bare = aiohttp.RequestInfo(info.url, info.method, CIMultiDictProxy(CIMultiDict()), info.url)
+        sent = info.headers.copy()
+        sent.clear()
+        bare = aiohttp.RequestInfo(info.url, info.method, type(info.headers)(sent), info.url)
         return type(error)(bare, (), status=error.status, message=error.message)
     return error.with_traceback(None)
 
