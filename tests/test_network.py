@@ -296,27 +296,24 @@ def test_what_is_no_http_proxy_is_refused(n: int, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.process
-async def test_a_ca_of_the_environment_is_trusted() -> None:
-    """``SSL_CERT_FILE``, as it was when the program started."""
-    script = """
-import asyncio, sys
-from braze_sends import SendsClient
-async def main():
-    async with SendsClient("key", base_url=sys.argv[1], timeout=300) as braze:
-        print(await braze.create_send_id("campaign", "asked"))
-asyncio.run(main())
-"""
-    async with serving(CREATED, tls()) as server:
+async def test_the_command_heeds_a_proxy_and_a_ca_of_the_environment() -> None:
+    """``HTTPS_PROXY`` with a password, which is not shown, and ``SSL_CERT_FILE``."""
+    async with serving(CREATED, tls()) as server, proxying() as proxy:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            script,
-            server.url,
-            env=os.environ | {"SSL_CERT_FILE": str(CERTIFICATE)},
+            *(sys.executable, "-m", "braze_sends.cli", "create", "campaign", "--send-id", "asked"),
+            *("--base-url", server.url),
+            env=os.environ
+            | {
+                "BRAZE_API_KEY": KEY,
+                "HTTPS_PROXY": with_login(proxy),
+                "SSL_CERT_FILE": str(CERTIFICATE),
+            },
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
-        told, _ = await process.communicate()
-    assert b"asked" == told.strip()
+        told, complaints = await process.communicate()
+    assert (b"asked", b"") == (told.strip(), complaints)
+    assert f"some@body:{PASSWORD}" == proxy.login()
 
 
 # --- TLS -----------------------------------------------------------------------------------------
