@@ -80,9 +80,8 @@ def lowest(session: nox.Session) -> None:
     lowest = ("--resolution", "lowest-direct", "--only-binary", ":all:")
     session.install("uv", silent=True)
     for version in SUPPORTED:
-        compiled = str(Path(session.create_tmp(), "lowest.txt"))
         of = ("pyproject.toml", "--extra", "cli", "--extra", "redis", "--python-version", version)
-        session.run("uv", "pip", "compile", "-q", "-o", compiled, *lowest, *of, silent=True)
+        session.run("uv", "pip", "compile", *lowest, *of, silent=True)
     session.install("-e", ".[cli,redis]", "--upgrade", *lowest, silent=True)
     _pytest(session, *session.posargs)  # keeps what is installed
 
