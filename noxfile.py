@@ -73,6 +73,21 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
+@nox.session(venv_backend="uv")
+def lowest(session: nox.Session) -> None:
+    """All tests but the long ones, on the lowest versions that pyproject.toml allows.
+
+    First it looks whether each of these has a wheel for every supported Python.
+    """
+    lowest = ("--resolution", "lowest-direct", "--only-binary", ":all:")
+    session.install("uv", silent=True)
+    for version in SUPPORTED:
+        of = ("pyproject.toml", "--extra", "cli", "--extra", "redis", "--python-version", version)
+        session.run("uv", "pip", "compile", *lowest, *of, silent=True)
+    session.install("-e", ".[cli,redis]", "--upgrade", *lowest, silent=True)
+    _pytest(session, *session.posargs)  # keeps what is installed
+
+
 @nox.session
 def long(session: nox.Session) -> None:
     """10,000 simulated days, every small schedule, fuzzing, a hundred kills a store."""

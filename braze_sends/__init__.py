@@ -31,6 +31,7 @@ if _typing.TYPE_CHECKING:  # pragma: no cover
         StoreError,
     )
     from braze_sends.models import CreateSendId, Creations, Ping, QuotaStatus, RateLimit, SendId
+    from braze_sends.settings import UNSET, Unset
     from braze_sends.stores.check import check_store
     from braze_sends.stores.memory import MemoryStore
     from braze_sends.stores.postgres import PostgresStore
@@ -42,6 +43,7 @@ if _typing.TYPE_CHECKING:  # pragma: no cover
     __version__: str
 
 __all__ = [
+    "UNSET",
     "APIConnectionError",
     "APIResponseError",
     "APIResponseValidationError",
@@ -70,6 +72,7 @@ __all__ = [
     "SendsClient",
     "Store",
     "StoreError",
+    "Unset",
     "check_store",
     "new_send_id",
     "open_store",
@@ -84,6 +87,7 @@ _MODULES = (
     "stores.check",
     "stores.memory",
     "stores.urls",
+    "settings",
     "batch",
     "client",
     "stores.sqlite",

@@ -22,9 +22,10 @@ from collections.abc import (
 from copy import copy
 from typing import Any, Final, Protocol
 
+import aiohttp
 import attrs
 
-from braze_sends.create import Creates, Terms
+from braze_sends.create import Creates, Policy, Terms
 from braze_sends.errors import (
     APIConnectionError,
     APIResponseError,
@@ -64,6 +65,7 @@ class CreateCall(Protocol):
         campaign_id: str,
         send_id: str | None,
         *,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
         max_rate_limit_wait: float | None,
         headroom: int,
     ) -> SendId: ...
@@ -76,7 +78,7 @@ class Batch:
     Attributes:
         create: makes one.
         creates: those of the client that ``create`` is of.
-        grace: seconds that an attempt may take.
+        policy: how each attempt is made.
         max_rate_limit_wait: seconds that each may wait for quota, besides the pauses, see
             ``_ask_past_pauses``; ``None`` for ever.
         headroom: slots to leave untouched.
@@ -94,7 +96,7 @@ class Batch:
 
     create: CreateCall
     creates: Creates
-    grace: float
+    policy: Policy
     max_rate_limit_wait: float | None
     headroom: int
     failed: dict[CreateSendId, BrazeSendsError] = attrs.field(init=False, factory=dict)
@@ -105,6 +107,11 @@ class Batch:
     turn: asyncio.Lock = attrs.field(init=False, factory=asyncio.Lock)
     asked: Counter[Terms] = attrs.field(init=False, factory=Counter)
     stirred: asyncio.Future[None] = attrs.field(init=False, factory=lambda: _future())
+
+    @property
+    def grace(self) -> float:
+        """Seconds that an attempt may take."""
+        return self.policy.seconds
 
     async def outcomes(
         self,
@@ -165,7 +172,7 @@ class Batch:
                 await asyncio.wait(left)
                 for task in left:
                     _error_of(task)  # seen
-                await self.creates.settled()
+                await self.creates.settled(self.grace)
 
     def _stir(self) -> None:
         if not self.stirred.done():
@@ -269,11 +276,15 @@ class Batch:
         return Outcome(request, send)
 
     async def _send(self, request: CreateSendId, wait: float | None, headroom: int) -> SendId:
-        terms = request, wait, headroom
+        terms = request, wait, headroom, self.policy
         self.asked[terms] += 1
         try:
             return await self.create(
-                request.campaign_id, request.send_id, max_rate_limit_wait=wait, headroom=headroom
+                request.campaign_id,
+                request.send_id,
+                timeout=self.policy.timeout,
+                max_rate_limit_wait=wait,
+                headroom=headroom,
             )
         finally:
             self.asked[terms] -= 1

@@ -7,32 +7,35 @@ import contextlib
 import inspect
 import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from copy import copy
 from types import TracebackType
-from typing import Final
 
 import aiohttp
+import attrs
 
 from braze_sends import protocol
 from braze_sends.batch import Batch, Outcome
-from braze_sends.create import Creates, reused
+from braze_sends.create import Creates, Policy, reused
 from braze_sends.errors import ConfigurationError
 from braze_sends.events import Listener, Listeners, checked_listeners
 from braze_sends.models import CreateSendId, Ping, QuotaStatus, RateLimit, SendId
 from braze_sends.quota.limiter import Limiter
-from braze_sends.settings import INSTANCES, Settings, checked_count, checked_wait
+from braze_sends.settings import INSTANCES, UNSET, Settings, Unset, checked_count, checked_wait
 from braze_sends.stores.memory import MemoryStore
 from braze_sends.stores.store import Store
 from braze_sends.stores.urls import open_store
 from braze_sends.transport import Transport, checked_timeout
 
 
-class _Unset:
-    def __repr__(self) -> str:
-        return "…"
-
-
-UNSET: Final = _Unset()
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "SendsClient needs asyncio, and no event loop of asyncio runs here; under trio or "
+            "curio use trio-asyncio, or anyio with the asyncio backend"
+        ) from None
 
 
 def new_send_id() -> str:
@@ -74,6 +77,10 @@ class SendsClient:
             plain http, for an emulator in a network of your own; else
             ``BRAZE_SENDS_ALLOW_HTTP_HOST``; else none. The API key travels to it unencrypted, so
             use a key that is made up. A host of Braze is refused.
+        default_headers: headers to send besides, for a gateway on the way to Braze. Those that
+            the client sets itself, such as ``Authorization`` and ``Content-Type``, are refused.
+        user_agent: your program, such as ``"newsroom/3.1"``, in printable ASCII. It is appended to
+            the ``User-Agent``, which is the client's own, or that of the ``session`` if it has one.
 
     Raises:
         ConfigurationError: an argument is unusable; the message says what to do.
@@ -94,6 +101,8 @@ class SendsClient:
         send_id_factory: Callable[[], str] | None = new_send_id,
         on_event: Listener | Iterable[Listener] | None = None,
         allow_http_host: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        user_agent: str | None = None,
     ) -> None:
         try:
             self._settings = Settings.of(
@@ -106,6 +115,8 @@ class SendsClient:
                 daily_limit=daily_limit,
                 send_id_factory=send_id_factory,
                 allow_http_host=allow_http_host,
+                default_headers=default_headers,
+                user_agent=user_agent,
             )
         except ConfigurationError as error:
             # The frames inside ``Settings.of`` hold the key and the environment: they are cut off.
@@ -119,10 +130,20 @@ class SendsClient:
         elif store is not None and not isinstance(store, Store):
             raise ConfigurationError(f"store must be a Store or a URL, not {type(store).__name__}")
         self._store: Store = MemoryStore() if store is None else store
+        limit = checked_timeout(timeout)
         self._transport = Transport(
-            self._settings.base_url, self._settings.api_key, checked_timeout(timeout), session
+            self._settings.base_url,
+            self._settings.api_key,
+            limit,
+            session,
+            default_headers=self._settings.default_headers,
+            user_agent=self._settings.user_agent,
         )
         self._listeners = Listeners(checked_listeners(on_event))
+        self._policy = Policy(limit, self._settings.max_retries, self._settings.daily_limit)
+        self._max_wait = self._settings.max_rate_limit_wait
+        self._headroom = 0
+        self._parent: SendsClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._creates_of_loop: Creates | None = None
         self._closed = False
@@ -160,8 +181,18 @@ class SendsClient:
         return names.get(self._settings.base_url.lower())
 
     @property
+    def proxy(self) -> str | None:
+        """The proxy of ``HTTPS_PROXY`` that requests go through, without its credentials.
+
+        ``None``: there is none, or the session is your own.
+        """
+        return self._transport.proxy
+
+    @property
     def rate_limit(self) -> RateLimit | None:
         """The rate-limit headers that this client saw last, or ``None``."""
+        if self._parent is not None:
+            return self._parent.rate_limit
         return None if self._creates_of_loop is None else self._creates_of_loop.rate_limit
 
     async def create_send_id(
@@ -169,8 +200,9 @@ class SendsClient:
         campaign_id: str,
         send_id: str | None = None,
         *,
-        max_rate_limit_wait: float | _Unset | None = UNSET,
-        headroom: int = 0,
+        timeout: float | aiohttp.ClientTimeout | Unset = UNSET,  # noqa: ASYNC109
+        max_rate_limit_wait: float | Unset | None = UNSET,
+        headroom: int | Unset = UNSET,
     ) -> SendId:
         """Create a send ID.
 
@@ -184,10 +216,12 @@ class SendsClient:
         Args:
             campaign_id: the campaign's API identifier.
             send_id: your name for the send, ASCII, 1 to 64 characters; ``None`` for a new one.
+            timeout: seconds for one attempt, as for the client. Left out: the client's own.
             max_rate_limit_wait: seconds, 0 or more, that this call may wait for quota; 0 never
                 waits, ``None`` waits for ever. Left out: the client's own.
             headroom: slots to leave untouched for others, 0 or more. While nothing is known of the
-                quota, one request may go in spite of the headroom: its answer tells the limit.
+                quota, one request may go in spite of the headroom: its answer tells the limit. Left
+                out: 0, or what ``with_options`` set.
 
         Returns:
             the send ID, with the number of attempts and the rate limit that Braze told.
@@ -206,8 +240,8 @@ class SendsClient:
         """
         creates = self._creates()
         request = self._named(campaign_id, send_id)
-        wait = self._wait(max_rate_limit_wait)
-        return await creates.create(request, wait, checked_count("headroom", headroom))
+        policy, wait, room = self._terms(timeout, max_rate_limit_wait, headroom)
+        return await creates.create(request, wait, room, policy)
 
     async def create_send_ids(
         self,
@@ -215,8 +249,9 @@ class SendsClient:
         *,
         concurrency: int = 8,
         on_outcome: Callable[[Outcome], object] | None = None,
-        max_rate_limit_wait: float | _Unset | None = UNSET,
-        headroom: int = 0,
+        timeout: float | aiohttp.ClientTimeout | Unset = UNSET,  # noqa: ASYNC109
+        max_rate_limit_wait: float | Unset | None = UNSET,
+        headroom: int | Unset = UNSET,
     ) -> list[Outcome]:
         """Create many send IDs; no failure hides another's result.
 
@@ -235,9 +270,11 @@ class SendsClient:
             requests: any iterable or async iterable, of any length; taken as it is needed.
             concurrency: how many are in work at a time, 1 or more.
             on_outcome: called with each outcome as it comes. Nothing new begins before it returns.
+            timeout: seconds for one attempt of each. Left out: the client's own.
             max_rate_limit_wait: seconds, 0 or more, that each may wait for quota; ``None`` for
                 ever. Left out: the client's own.
-            headroom: slots to leave untouched for others, 0 or more.
+            headroom: slots to leave untouched for others, 0 or more. Left out: 0, or what
+                ``with_options`` set.
 
         Returns:
             an outcome for each request, in their order.
@@ -256,7 +293,7 @@ class SendsClient:
                 "take iter_send_ids"
             )
         found: list[Outcome | None] = []
-        batch = self._batch(requests, concurrency, max_rate_limit_wait, headroom)
+        batch = self._batch(requests, concurrency, timeout, max_rate_limit_wait, headroom)
         async with contextlib.aclosing(batch.outcomes(requests, concurrency)) as outcomes:
             async for outcome in outcomes:
                 found.extend([None] * (batch.place + 1 - len(found)))
@@ -270,8 +307,9 @@ class SendsClient:
         requests: Iterable[CreateSendId] | AsyncIterable[CreateSendId],
         *,
         concurrency: int = 8,
-        max_rate_limit_wait: float | _Unset | None = UNSET,
-        headroom: int = 0,
+        timeout: float | aiohttp.ClientTimeout | Unset = UNSET,
+        max_rate_limit_wait: float | Unset | None = UNSET,
+        headroom: int | Unset = UNSET,
     ) -> AsyncGenerator[Outcome, None]:
         """Create many send IDs, and give the outcomes as they come, in whatever order.
 
@@ -286,15 +324,57 @@ class SendsClient:
             concurrency: how many are in work at a time, 1 or more. A create that only waits until
                 its pair is no longer under way in another process does not count. It counts again
                 when it is sent, so more than ``concurrency`` may be in work for a moment.
+            timeout: seconds for one attempt of each. Left out: the client's own.
             max_rate_limit_wait: seconds, 0 or more, that each may wait for quota; ``None`` for
                 ever. Left out: the client's own.
-            headroom: slots to leave untouched for others, 0 or more.
+            headroom: slots to leave untouched for others, 0 or more. Left out: 0, or what
+                ``with_options`` set.
 
         Raises:
             ConfigurationError: an argument is unusable; nothing was sent.
         """
-        batch = self._batch(requests, concurrency, max_rate_limit_wait, headroom)
+        batch = self._batch(requests, concurrency, timeout, max_rate_limit_wait, headroom)
         return batch.outcomes(requests, concurrency)
+
+    def with_options(
+        self,
+        *,
+        timeout: float | aiohttp.ClientTimeout | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_rate_limit_wait: float | Unset | None = UNSET,
+        headroom: int | Unset = UNSET,
+        daily_limit: int | Unset | None = UNSET,
+    ) -> SendsClient:
+        """The same client with other options: ``urgent = braze.with_options(timeout=3)``.
+
+        It costs nothing, and shares all that the client has: session, store, quota, and creates
+        under way. Calls for the same pair share one create if all their options are the same. What
+        a call is given goes before these options. Closing it, or leaving its ``async with``, ends
+        nothing but itself: what it began goes on, and the client stays open. It ends with the
+        client.
+
+        Args:
+            timeout: seconds for one attempt, or an ``aiohttp.ClientTimeout``, as for the client.
+            max_retries: attempts after the first, 0 or more.
+            max_rate_limit_wait: seconds that one call may wait for quota, 0 or more; ``None`` for
+                ever.
+            headroom: slots that its calls leave untouched for others, 0 or more.
+            daily_limit: your own limit, 0 or more: a call creates nothing if this many were
+                created through the store in the window. ``None``: what Braze allows.
+
+        Raises:
+            ConfigurationError: an argument is unusable.
+        """
+        policy, wait, room = self._terms(timeout, max_rate_limit_wait, headroom)
+        if max_retries is not UNSET:
+            policy = attrs.evolve(policy, max_retries=checked_count("max_retries", max_retries))
+        if daily_limit is not UNSET:
+            limit = None if daily_limit is None else checked_count("daily_limit", daily_limit)
+            policy = attrs.evolve(policy, daily_limit=limit)
+        view = copy(self)
+        parent = self._parent or self
+        vars(view).update(_parent=parent, _policy=policy, _max_wait=wait, _headroom=room)
+        return view
 
     async def find_send_id(self, campaign_id: str, send_id: str) -> SendId | None:
         """The send ID of a pair that was created through the store; asks nothing of Braze.
@@ -318,7 +398,7 @@ class SendsClient:
         Raises:
             StoreError: the store cannot be used.
         """
-        return await self._creates().limiter.status(self._settings.daily_limit)
+        return await self._creates().limiter.status(self._policy.daily_limit)
 
     async def forget_quota(self) -> None:
         """Forget what Braze's headers said, and start over with one careful request.
@@ -338,14 +418,17 @@ class SendsClient:
         keeps the answer from coming: that is in the result.
         """
         self._creates()
-        return await self._transport.ping()
+        return await self._transport.ping(self._policy.timeout)
 
     async def close(self) -> None:
         """Call off what has not been sent, wait for what has, and close what was opened.
 
-        Takes at most one attempt's timeout, and what the store takes. Idempotent.
+        Takes at most one attempt's timeout, and what the store takes. Idempotent. A client that
+        ``with_options`` gave ends nothing but itself.
         """
         self._closed = True
+        if self._parent is not None:
+            return
         creates = self._creates_of_loop
         if creates is not None and self._loop is asyncio.get_running_loop():
             await creates.close()
@@ -358,8 +441,9 @@ class SendsClient:
         self,
         requests: Iterable[CreateSendId] | AsyncIterable[CreateSendId],
         concurrency: int,
-        max_rate_limit_wait: float | _Unset | None,
-        headroom: int,
+        timeout: float | aiohttp.ClientTimeout | Unset,
+        max_rate_limit_wait: float | Unset | None,
+        headroom: int | Unset,
     ) -> Batch:
         creates = self._creates()
         if not isinstance(requests, Iterable | AsyncIterable):
@@ -368,22 +452,32 @@ class SendsClient:
             )
         if checked_count("concurrency", concurrency) < 1:
             raise ConfigurationError("concurrency must be 1 or more")
-        wait = self._wait(max_rate_limit_wait)
-        checked_count("headroom", headroom)
-        grace = self._transport.seconds
-        return Batch(self.create_send_id, creates, grace, wait, headroom)
+        policy, wait, room = self._terms(timeout, max_rate_limit_wait, headroom)
+        return Batch(self.create_send_id, creates, policy, wait, room)
 
-    def _wait(self, seconds: float | _Unset | None) -> float | None:
-        """How long a call may wait for quota: the call's own value, else the client's."""
-        if isinstance(seconds, _Unset):
-            return self._settings.max_rate_limit_wait
-        return checked_wait(seconds)
+    def _terms(
+        self,
+        timeout: float | aiohttp.ClientTimeout | Unset,
+        max_rate_limit_wait: float | Unset | None,
+        headroom: int | Unset,
+    ) -> tuple[Policy, float | None, int]:
+        """What holds for one call: what it was given, and for the rest what the client was."""
+        policy, wait, room = self._policy, self._max_wait, self._headroom
+        if timeout is not UNSET:
+            policy = attrs.evolve(policy, timeout=checked_timeout(timeout))
+        if max_rate_limit_wait is not UNSET:
+            wait = checked_wait(max_rate_limit_wait)
+        if headroom is not UNSET:
+            room = checked_count("headroom", headroom)
+        return policy, wait, room
 
     def _creates(self) -> Creates:
         """The creates of the running loop. After a loop has ended, the next loop gets new ones."""
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         if self._closed:
             raise ConfigurationError("this client is closed; make a new one")
+        if self._parent is not None:
+            return self._parent._creates()  # noqa: SLF001  # its own class
         if self._creates_of_loop is None or self._loop is not loop:
             if self._loop is not None:
                 if self._loop.is_running():

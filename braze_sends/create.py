@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import aiohttp
 import attrs
 
 from braze_sends import headers, protocol
@@ -35,11 +36,32 @@ from braze_sends.reports import Reports
 from braze_sends.retry import retry
 from braze_sends.settings import Settings
 from braze_sends.stores.store import Remembered
-from braze_sends.transport import Exchange, Transport
+from braze_sends.transport import Exchange, Transport, total_of
 from braze_sends.verdict import Verdict, judge
 
-#: The request, the wait and the headroom. Calls with equal terms share one create.
-Terms = tuple[CreateSendId, float | None, int]
+
+@attrs.frozen(cache_hash=True)
+class Policy:
+    """How the attempts of a create are made.
+
+    Attributes:
+        timeout: of one attempt.
+        max_retries: attempts after the first.
+        daily_limit: the caller's own limit, or ``None``.
+    """
+
+    timeout: aiohttp.ClientTimeout
+    max_retries: int
+    daily_limit: int | None
+
+    @property
+    def seconds(self) -> float:
+        """The longest that one attempt can take."""
+        return total_of(self.timeout)
+
+
+#: The request, the wait, the headroom and the policy. Calls with equal terms share one create.
+Terms = tuple[CreateSendId, float | None, int, Policy]
 
 
 @attrs.define(eq=False)
@@ -122,9 +144,11 @@ class Creates:
 
     # --- callers ---------------------------------------------------------------------------------
 
-    async def create(self, request: CreateSendId, wait: float | None, headroom: int) -> SendId:
+    async def create(
+        self, request: CreateSendId, wait: float | None, headroom: int, policy: Policy
+    ) -> SendId:
         """Create a send ID, or share the create that is under way for it."""
-        terms = request, wait, headroom
+        terms = request, wait, headroom, policy
         # Calls on other terms get a create of their own: the limiter lets one create of a pair send
         # at a time. Nobody shares a create whose send Braze is to name.
         create = None if request.send_id is None else self._by_terms.get(terms)
@@ -134,14 +158,16 @@ class Creates:
             self._tell_pair_waits()
         return await self._join(create)
 
-    async def settled(self) -> None:
+    async def settled(self, seconds: float) -> None:
         """Wait for the end of the creates that have no caller any more.
 
-        The wait takes one attempt's timeout at most: a new caller may join such a create, which
-        then goes on for that caller.
+        Args:
+            seconds: the longest wait: the timeout of the caller's own attempts. A new caller may
+                join such a create, which then goes on for that caller; and another call's attempt
+                may take longer.
         """
         left = [create for create in self.running if not create.callers]
-        await _ended(left, self._transport.seconds)
+        await _ended(left, seconds)
 
     async def close(self) -> None:
         """Call off what has not been sent, and wait for what has."""
@@ -152,14 +178,14 @@ class Creates:
         self.limiter.audience.remove(self._listeners)
 
     def _start(self, terms: Terms) -> Create:
-        request, wait, headroom = terms
+        request, wait, headroom, policy = terms
         ask = Ask(
             lease=secrets.token_hex(16),
             attempt=1,
             pair=None if request.send_id is None else protocol.pair_digest(request).hex(),
-            timeout=self._transport.seconds,
+            timeout=policy.seconds,
             headroom=headroom,
-            own_limit=self._settings.daily_limit,
+            own_limit=policy.daily_limit,
             campaign=request.campaign_id,
         )
         budget = WaitBudget(math.inf if wait is None else wait)
@@ -256,7 +282,7 @@ class Creates:
                 verdict = await retry(
                     verdict,
                     functools.partial(self._attempt_again, create),
-                    self._settings.max_retries,
+                    create.terms[3].max_retries,
                     functools.partial(self._may_repeat, create),
                     functools.partial(self._reports.retry, create),
                     for_ever=create.budget.left == math.inf,
@@ -303,7 +329,8 @@ class Creates:
         if isinstance(held, Remembered):
             send = reused(request, held, attempts=ask.attempt - 1)
             return Verdict(send, Answer(spent=False))
-        exchange = create.exchange = Exchange(held.deadline, held.ahead)
+        timeout = create.terms[3].timeout
+        exchange = create.exchange = Exchange(held.deadline, held.ahead, timeout=timeout)
         create.attempts += 1
         started = asyncio.get_running_loop().time()
         self._reports.attempt_started(create)

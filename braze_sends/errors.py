@@ -166,7 +166,8 @@ class APIConnectionError(BrazeSendsError):
 
     Attributes:
         permanent: another attempt would fail in the same way, so none is made: the server's TLS
-            certificate failed verification.
+            certificate failed verification, there is no TLS that both sides speak, or a proxy
+            refused.
     """
 
     def __init__(

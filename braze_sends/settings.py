@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import attrs
@@ -23,6 +24,32 @@ INSTANCES: Mapping[str, str] = {
     "EU-02": "https://rest.fra-02.braze.eu",
     **{f"{a}-01": f"https://rest.{a.lower()}-01.braze.com" for a in ("AU", "ID", "JP", "KR")},
 }  # fmt: skip
+
+
+#: What the client sets itself, or what HTTP sets for one connection alone.
+OUR_HEADERS = {
+    "accept", "accept-encoding", "authorization", "connection", "content-encoding",
+    "content-length", "content-type", "expect", "host", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade", "user-agent",
+}  # fmt: skip
+
+#: A name of a header, RFC 9110 section 5.1.
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+#: A value without blanks at its ends, RFC 9110 section 5.5; in ASCII, as all else is opaque.
+_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
+
+
+class Unset(enum.Enum):
+    """The type of ``UNSET``, which stands for an argument that was left out."""
+
+    UNSET = "…"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+#: An argument that was left out: the client's own value holds. ``None`` is a value.
+UNSET: Final = Unset.UNSET
 
 
 #: A shorter key is cut out of a text only where it stands by itself. Braze's are 36 characters; a
@@ -96,6 +123,8 @@ class Settings:
     max_rate_limit_wait: float | None
     daily_limit: int | None
     send_id_factory: Callable[[], str] | None
+    default_headers: Mapping[str, str] = attrs.field(repr=False)
+    user_agent: str | None
 
     @classmethod
     def of(
@@ -110,6 +139,8 @@ class Settings:
         daily_limit: int | None,
         send_id_factory: Callable[[], str] | None,
         allow_http_host: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        user_agent: str | None = None,
     ) -> Settings:
         """Check every argument, reading ``environ`` where one is ``None``.
 
@@ -136,7 +167,43 @@ class Settings:
             max_rate_limit_wait=checked_wait(max_rate_limit_wait),
             daily_limit=None if daily_limit is None else checked_count("daily_limit", daily_limit),
             send_id_factory=send_id_factory,
+            default_headers=_checked_headers(default_headers, key),
+            user_agent=None if user_agent is None else _checked_user_agent(user_agent, key),
         )
+
+
+def _checked_headers(given: object, key: ApiKey) -> Mapping[str, str]:
+    """``default_headers``, none of which is for the client to set. No message shows a value."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(
+            f"default_headers must be a mapping of names to values, not {type(given).__name__}"
+        )
+    for name, value in given.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or key.scrub(name) != name:
+            raise ConfigurationError("a name in default_headers is not the name of a header")
+        if name.lower() in OUR_HEADERS:
+            instead = "; pass user_agent=…" if name.lower() == "user-agent" else ""
+            raise ConfigurationError(
+                f"default_headers must not have {name}: the client sets it{instead}"
+            )
+        _check_value(f"default_headers[{name!r}]", value, key)
+    return dict(given)
+
+
+def _checked_user_agent(value: object, key: ApiKey) -> str:
+    _check_value("user_agent", value, key)
+    return str(value)
+
+
+def _check_value(name: str, value: object, key: ApiKey) -> None:
+    if not isinstance(value, str) or not _VALUE.fullmatch(value):
+        raise ConfigurationError(
+            f"{name} must be printable ASCII text, without blanks at its ends and line breaks"
+        )
+    if key.scrub(value) != value:
+        raise ConfigurationError(f"{name} must not hold the API key; the client sends it itself")
 
 
 def checked_base_url(value: object, allow_http_host: object = None) -> str:

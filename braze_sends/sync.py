@@ -29,6 +29,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
 )
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -40,10 +41,11 @@ import attrs
 
 from braze_sends import client as asynchronous
 from braze_sends.batch import Outcome
-from braze_sends.client import UNSET, _Unset, new_send_id
+from braze_sends.client import new_send_id
 from braze_sends.errors import ConfigurationError
 from braze_sends.events import Listener
 from braze_sends.models import CreateSendId, Ping, QuotaStatus, RateLimit, SendId
+from braze_sends.settings import UNSET, Unset
 from braze_sends.stores import sqlite  # noqa: F401  # before our hooks of forks, see below
 from braze_sends.stores.store import Store
 
@@ -98,6 +100,8 @@ class SendsClient:
         send_id_factory: Callable[[], str] | None = new_send_id,
         on_event: Listener | Iterable[Listener] | None = None,
         allow_http_host: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        user_agent: str | None = None,
     ) -> None:
         try:
             if session is not None:
@@ -117,9 +121,14 @@ class SendsClient:
                 send_id_factory=send_id_factory,
                 on_event=on_event,
                 allow_http_host=allow_http_host,
+                default_headers=default_headers,
+                user_agent=user_agent,
             )
         finally:
             del api_key  # some tools print the locals of a traceback
+        self._parent: SendsClient | None = None
+        self._options: dict[str, Any] = {}
+        self._closed = False
         self._thread: _LoopThread | None = None
 
     def __repr__(self) -> str:
@@ -153,6 +162,11 @@ class SendsClient:
         return self._client.instance
 
     @property
+    def proxy(self) -> str | None:
+        """The proxy of ``HTTPS_PROXY``; see ``braze_sends.SendsClient.proxy``."""
+        return self._client.proxy
+
+    @property
     def rate_limit(self) -> RateLimit | None:
         """The rate-limit headers that this client saw last, or ``None``."""
         return self._client.rate_limit
@@ -162,8 +176,9 @@ class SendsClient:
         campaign_id: str,
         send_id: str | None = None,
         *,
-        max_rate_limit_wait: float | _Unset | None = UNSET,
-        headroom: int = 0,
+        timeout: float | aiohttp.ClientTimeout | Unset = UNSET,
+        max_rate_limit_wait: float | Unset | None = UNSET,
+        headroom: int | Unset = UNSET,
     ) -> SendId:
         """Create a send ID; see ``braze_sends.SendsClient.create_send_id``.
 
@@ -172,7 +187,11 @@ class SendsClient:
         """
         return self._call(
             lambda client: client.create_send_id(
-                campaign_id, send_id, max_rate_limit_wait=max_rate_limit_wait, headroom=headroom
+                campaign_id,
+                send_id,
+                timeout=timeout,
+                max_rate_limit_wait=max_rate_limit_wait,
+                headroom=headroom,
             )
         )
 
@@ -182,15 +201,16 @@ class SendsClient:
         *,
         concurrency: int = 8,
         on_outcome: Callable[[Outcome], object] | None = None,
-        max_rate_limit_wait: float | _Unset | None = UNSET,
-        headroom: int = 0,
+        timeout: float | aiohttp.ClientTimeout | Unset = UNSET,
+        max_rate_limit_wait: float | Unset | None = UNSET,
+        headroom: int | Unset = UNSET,
     ) -> list[Outcome]:
         """Create many send IDs; see ``braze_sends.SendsClient.create_send_ids``.
 
         ``requests`` is consumed and ``on_outcome`` called in the caller's thread; an async iterable
         is consumed in the client's.
         """
-        options = concurrency, max_rate_limit_wait, headroom
+        options = concurrency, timeout, max_rate_limit_wait, headroom
 
         async def check(client: asynchronous.SendsClient) -> None:
             await client.create_send_ids((), on_outcome=on_outcome)
@@ -210,8 +230,9 @@ class SendsClient:
         requests: Iterable[CreateSendId] | AsyncIterable[CreateSendId],
         *,
         concurrency: int = 8,
-        max_rate_limit_wait: float | _Unset | None = UNSET,
-        headroom: int = 0,
+        timeout: float | aiohttp.ClientTimeout | Unset = UNSET,
+        max_rate_limit_wait: float | Unset | None = UNSET,
+        headroom: int | Unset = UNSET,
     ) -> Generator[Outcome, None, None]:
         """Create many send IDs, and give the outcomes as they come, in whatever order.
 
@@ -220,8 +241,35 @@ class SendsClient:
         thread. To leave the loop before its end, put the generator into ``contextlib.closing``:
         closing it calls off what has not been sent, and waits for what has.
         """
-        outcomes = self._checked_outcomes(requests, concurrency, max_rate_limit_wait, headroom)
+        outcomes = self._checked_outcomes(
+            requests, concurrency, timeout, max_rate_limit_wait, headroom
+        )
         return _without_places(outcomes)
+
+    def with_options(
+        self,
+        *,
+        timeout: float | aiohttp.ClientTimeout | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_rate_limit_wait: float | Unset | None = UNSET,
+        headroom: int | Unset = UNSET,
+        daily_limit: int | Unset | None = UNSET,
+    ) -> SendsClient:
+        """The same client with other options; see ``braze_sends.SendsClient.with_options``."""
+        given = {
+            "timeout": timeout,
+            "max_retries": max_retries,
+            "max_rate_limit_wait": max_rate_limit_wait,
+            "headroom": headroom,
+            "daily_limit": daily_limit,
+        }
+        options = self._options | {
+            name: value for name, value in given.items() if value is not UNSET
+        }
+        self._client.with_options(**options)  # checks them
+        view = object.__new__(SendsClient)
+        vars(view).update(vars(self), _parent=self._parent or self, _options=options)
+        return view
 
     def find_send_id(self, campaign_id: str, send_id: str) -> SendId | None:
         """The send ID of a pair that was created through the store; asks nothing of Braze.
@@ -246,8 +294,12 @@ class SendsClient:
         """Call off what has not been sent, wait for what has, and end the client's thread.
 
         Takes at most one attempt's timeout, and what the store takes. Idempotent. Calls that wait
-        in other threads raise ``ConfigurationError``, whose ``quota_spent`` tells.
+        in other threads raise ``ConfigurationError``, whose ``quota_spent`` tells. A client that
+        ``with_options`` gave ends nothing but itself.
         """
+        if self._parent is not None:
+            self._closed = True
+            return
         with _lock:
             thread = self._running()
             thread.end()
@@ -255,7 +307,16 @@ class SendsClient:
             thread.ended.result()
 
     def _running(self) -> _LoopThread:
-        """The client's thread; it is started by the first call, and anew in a fork."""
+        """The client's thread; it is started by the first call, and anew in a fork.
+
+        Raises:
+            ConfigurationError: the caller is in that thread; or ``with_options`` gave the client,
+                and it is closed.
+        """
+        if self._closed:
+            raise ConfigurationError("this client is closed; make a new one")
+        if self._parent is not None:
+            return self._parent._running()  # noqa: SLF001  # its own class
         with _lock:
             thread = self._thread
             if thread is None or not (thread.is_here or thread.ending):
@@ -268,37 +329,43 @@ class SendsClient:
             return thread
 
     def _call(self, call: Callable[[asynchronous.SendsClient], Coroutine[Any, Any, T]]) -> T:
-        future = self._running().start(call)
+        future = self._running().start(lambda client: call(self._view(client)))
         try:
             return _result(future)
         except BaseException:
             future.cancel()
             raise
 
+    def _view(self, client: asynchronous.SendsClient) -> asynchronous.SendsClient:
+        return client.with_options(**self._options) if self._options else client
+
     def _checked_outcomes(
         self,
         requests: Iterable[CreateSendId] | AsyncIterable[CreateSendId],
         concurrency: int,
-        max_rate_limit_wait: float | _Unset | None,
-        headroom: int,
+        timeout: float | aiohttp.ClientTimeout | Unset,
+        max_rate_limit_wait: float | Unset | None,
+        headroom: int | Unset,
     ) -> Generator[tuple[int, Outcome], None, None]:
         async def check(client: asynchronous.SendsClient) -> None:
             client.iter_send_ids(
                 requests,
                 concurrency=concurrency,
+                timeout=timeout,
                 max_rate_limit_wait=max_rate_limit_wait,
                 headroom=headroom,
             )
 
         self._call(check)
-        return self._outcomes(requests, concurrency, max_rate_limit_wait, headroom)
+        return self._outcomes(requests, concurrency, timeout, max_rate_limit_wait, headroom)
 
     def _outcomes(
         self,
         requests: Iterable[CreateSendId] | AsyncIterable[CreateSendId],
         concurrency: int,
-        max_rate_limit_wait: float | _Unset | None,
-        headroom: int,
+        timeout: float | aiohttp.ClientTimeout | Unset,
+        max_rate_limit_wait: float | Unset | None,
+        headroom: int | Unset,
     ) -> Generator[tuple[int, Outcome], None, None]:
         """The place and the outcome of each request.
 
@@ -314,7 +381,9 @@ class SendsClient:
 
         async def run(client: asynchronous.SendsClient) -> None:
             tasks.append(thread.keep_this_task())
-            batch = client._batch(source, concurrency, max_rate_limit_wait, headroom)  # noqa: SLF001  # its ``place``
+            batch = self._view(client)._batch(  # noqa: SLF001  # its ``place``
+                source, concurrency, timeout, max_rate_limit_wait, headroom
+            )
             async with contextlib.aclosing(batch.outcomes(source, concurrency)) as outcomes:
                 async for outcome in outcomes:
                     came = _Came(batch.place, outcome)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from math import inf
-from urllib.parse import urlsplit
+from types import MappingProxyType
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import attrs
@@ -41,6 +44,31 @@ _UNTRUSTED = (
     "that trusts it"
 )
 
+_FINGERPRINT = ". The server's certificate is not the one that the session passed asks for"
+
+_NO_TLS = (
+    ". The server, or a proxy before it, speaks no TLS that this client accepts: check the host "
+    "and port of base_url"
+)
+
+#: Parts of OpenSSL's reasons for which another handshake would fail too. An internal error of the
+#: server and a connection that is cut are not among them.
+_FOR_EVER = (
+    "CERTIFICATE",
+    "HANDSHAKE_FAILURE",
+    "NO_SHARED_CIPHER",
+    "PROTOCOL",
+    "UNKNOWN_CA",
+    "UNRECOGNIZED_NAME",
+    "WRONG_VERSION_NUMBER",
+)
+
+_PROXY_URL = (
+    "HTTPS_PROXY must be the URL of an HTTP proxy, such as http://proxy.example:3128 (its value is "
+    "not shown, since it may hold a password). For another kind of proxy pass a session; to use "
+    "none, name the host of base_url in NO_PROXY"
+)
+
 
 class NotSentError(aiohttp.ClientError):
     """Raised where the first byte would have been written."""
@@ -56,6 +84,7 @@ class Exchange:
         called_off: nobody wants the answer any more. It is looked at just before the first byte.
         sent: whether the first byte was written. From then on Braze may know of the request.
         withheld: why the first byte was not written.
+        timeout: of this attempt; ``None`` for the transport's.
     """
 
     deadline: float
@@ -63,6 +92,7 @@ class Exchange:
     called_off: bool = False
     sent: bool = False
     withheld: str | None = None
+    timeout: aiohttp.ClientTimeout | None = None
 
     def start(self) -> None:
         """Note that the request leaves, or refuse. Called just before the first byte is written.
@@ -137,6 +167,11 @@ def checked_timeout(value: object) -> aiohttp.ClientTimeout:
     return value
 
 
+def total_of(timeout: aiohttp.ClientTimeout) -> float:
+    """The longest that an attempt can take, in seconds."""
+    return timeout.total or DEFAULT_TOTAL
+
+
 class Transport:
     """Sends bodies to one URL.
 
@@ -150,6 +185,9 @@ class Transport:
         key: ApiKey,
         timeout: aiohttp.ClientTimeout,
         session: aiohttp.ClientSession | None,
+        *,
+        default_headers: Mapping[str, str] = MappingProxyType({}),
+        user_agent: str | None = None,
     ) -> None:
         if session is not None and not isinstance(session, aiohttp.ClientSession):
             raise ConfigurationError(
@@ -165,6 +203,15 @@ class Transport:
         self._given = session
         self._own: AsyncGenerator[aiohttp.ClientSession] | None = None
         self._session: aiohttp.ClientSession | None = session
+        self._default_headers = default_headers
+        self._suffix = "" if user_agent is None else f" {user_agent}"
+        # Not ``trust_env``, with which aiohttp would also send what .netrc has for the host.
+        self._proxy, self._proxy_headers = (None, None) if session else proxy_of(base_url)
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy that its own session goes through, without credentials; ``None``: none."""
+        return self._proxy
 
     @property
     def borrows_session(self) -> bool:
@@ -174,7 +221,7 @@ class Transport:
     @property
     def seconds(self) -> float:
         """The longest that one attempt can take."""
-        return self._timeout.total or DEFAULT_TOTAL
+        return total_of(self._timeout)
 
     async def send(self, body: bytes, exchange: Exchange) -> Reply | NoReply:
         """Make one attempt. Redirects are not followed: the key would go with them.
@@ -190,12 +237,15 @@ class Transport:
                 self._url,
                 data=_Body(body, exchange),
                 headers={
+                    **self._default_headers,
                     "Authorization": self._key.authorization(),
-                    "User-Agent": _user_agent(),
+                    "User-Agent": self._user_agent(session),
                     "Accept": "application/json",
                     "Content-Type": "application/json",
                 },
-                timeout=self._timeout,
+                proxy=self._proxy,
+                proxy_headers=self._proxy_headers,
+                timeout=exchange.timeout or self._timeout,
                 allow_redirects=False,
                 raise_for_status=False,
             ) as response:
@@ -207,9 +257,10 @@ class Transport:
             timed_out = True
             reason = _reason(error, "no answer within the timeout", exchange.sent)
         except (aiohttp.ClientError, OSError) as error:
-            permanent = isinstance(error, aiohttp.ClientConnectorCertificateError)
+            advice = _advice(error)
+            permanent = bool(advice)
             reason = exchange.withheld or _reason(error, "the connection failed", exchange.sent)
-            reason += _UNTRUSTED if permanent else ""
+            reason += advice
         except (RuntimeError, ValueError) as error:
             problem = _problem(error, session)
             if exchange.sent or not problem:
@@ -220,7 +271,7 @@ class Transport:
             raise ConfigurationError(problem)
         return NoReply(self._key.scrub(reason), exchange.sent, timed_out, headers, permanent)
 
-    async def ping(self) -> Ping:
+    async def ping(self, timeout: aiohttp.ClientTimeout | None = None) -> Ping:  # noqa: ASYNC109
         """Ask for the head of ``/``, without the key and away from the path of a create."""
         session = self._session or await self._open()
         nothing, error = _Nothing(), None
@@ -229,16 +280,18 @@ class Transport:
             async with session.head(
                 "{0.scheme}://{0.netloc}/".format(urlsplit(self._url)),
                 data=nothing,
-                headers={"User-Agent": _user_agent()},
+                headers={**self._default_headers, "User-Agent": self._user_agent(session)},
                 skip_auto_headers=["Content-Type"],
-                timeout=self._timeout,
+                proxy=self._proxy,
+                proxy_headers=self._proxy_headers,
+                timeout=timeout or self._timeout,
                 allow_redirects=False,
                 raise_for_status=False,
             ) as response:
                 status, told = response.status, response.headers.get("Date", "")
                 cached = response.headers.get("Age", "0") != "0"
         except (aiohttp.ClientError, OSError) as failure:
-            error = failure
+            error = _bare(failure)
         date = answer_headers.read({"date": told}, time.time()).date
         tls = nothing.transport and nothing.transport.get_extra_info("ssl_object")
         ends = ssl.cert_time_to_seconds(tls.getpeercert()["notAfter"]) if tls else None
@@ -262,6 +315,9 @@ class Transport:
         if own is not None:
             await own.aclose()
 
+    def _user_agent(self, session: aiohttp.ClientSession) -> str:
+        return (session.headers.get(hdrs.USER_AGENT) or _user_agent()) + self._suffix
+
     async def _open(self) -> aiohttp.ClientSession:
         # Two first requests may come here at once; the generator does not suspend before its yield.
         self._own = _own_session()
@@ -279,6 +335,42 @@ async def _own_session() -> AsyncGenerator[aiohttp.ClientSession]:
         yield session
     finally:
         await session.close()
+
+
+def proxy_of(base_url: str) -> tuple[str | None, Mapping[str, str] | None]:
+    """The proxy that the environment names for a URL, and the headers to send to it.
+
+    Read as most programs do: ``HTTPS_PROXY`` and ``NO_PROXY``, in upper or lower case, or else the
+    settings of macOS or Windows. Plain http has no proxy: it is for loopback, and would show the
+    key to the proxy.
+
+    Raises:
+        ConfigurationError: it is no URL of an HTTP proxy.
+    """
+    target = urlsplit(base_url)
+    given = getproxies().get("https") if target.scheme == "https" else None
+    if not given or proxy_bypass(target.netloc) or proxy_bypass(target.hostname or ""):
+        return None, None
+    proxy = _http_proxy(given)
+    del given  # some tools print the locals of a traceback
+    if proxy is None:
+        raise ConfigurationError(_PROXY_URL)
+    host, port, headers = proxy.hostname or "", proxy.port, {}
+    if proxy.username is not None:
+        login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(login).decode()}"
+    place = f"[{host}]" if ":" in host else host
+    return f"{proxy.scheme}://{place}" + (f":{port}" if port else ""), headers
+
+
+def _http_proxy(url: str) -> SplitResult | None:
+    """The parts of a proxy's URL, whose scheme may be left out; ``None`` if it is no HTTP proxy."""
+    try:
+        proxy = urlsplit(url if "://" in url else f"http://{url}")
+        known = proxy.scheme in ("http", "https") and proxy.hostname and proxy.port != 0
+    except ValueError:
+        return None
+    return proxy if known else None
 
 
 @cache
@@ -320,11 +412,38 @@ def _problem(error: Exception, session: aiohttp.ClientSession) -> str:
     return ""
 
 
+def _advice(error: Exception) -> str:
+    """What to do about a failure that another attempt would meet too; empty for any other."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return _UNTRUSTED
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        return _FINGERPRINT
+    if isinstance(error, aiohttp.ClientHttpProxyError) and error.status in (403, 407):
+        return f". The proxy refused with status {error.status}: check HTTPS_PROXY and its login"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        reason = str(getattr(error.os_error, "reason", None))
+        return _NO_TLS if any(part in reason for part in _FOR_EVER) else ""
+    return ""
+
+
+def _bare(error: Exception) -> Exception:
+    """An error of aiohttp's without what was sent, which may be a password of the proxy."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        info = error.request_info
+        sent = info.headers.copy()
+        sent.clear()
+        bare = aiohttp.RequestInfo(info.url, info.method, type(info.headers)(sent), info.url)
+        return type(error)(bare, (), status=error.status, message=error.message)
+    return error.with_traceback(None)
+
+
 def _reason(error: BaseException, what: str, sent: bool) -> str:
     # Only the system's words are told: aiohttp's may quote an answer, or a proxy's password.
     said = [type(error).__name__]
     if isinstance(error, aiohttp.ClientConnectorError):
         said.append(error.host)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        said.append(str(error.status))
     if isinstance(error, OSError) and error.strerror:
         said.append(error.strerror)
     return f"{what} ({': '.join(said)}){'' if sent else '; nothing was sent'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import secrets
 import signal
@@ -31,21 +32,22 @@ settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
 
+#: What aiohttp 3.14 asks for beside what aioresponses 0.7.9 passes; older ones do not know it.
+_MORE = {"stream_writer"} & {*inspect.signature(ClientResponse).parameters}
+
+
 class _Response(ClientResponse):
-    """What aioresponses 0.7.9 makes of an answer, with the argument that aiohttp 3.14 asks for."""
+    """What aioresponses 0.7.9 makes of an answer, fit for the aiohttp that is installed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, stream_writer=Mock(output_size=0), **kwargs)
+        super().__init__(*args, **kwargs | {name: Mock(output_size=0) for name in _MORE})
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (
-        "BRAZE_API_KEY",
-        "BRAZE_BASE_URL",
-        "BRAZE_SENDS_ALLOW_HTTP_HOST",
-        "BRAZE_SENDS_STORE",
-    ):
+    ours = ("BRAZE_API_KEY", "BRAZE_BASE_URL", "BRAZE_SENDS_ALLOW_HTTP_HOST", "BRAZE_SENDS_STORE")
+    proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    for name in (*ours, *proxies, *map(str.lower, proxies)):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from braze_sends import (
+    UNSET,
     APIConnectionError,
     APIResponseValidationError,
     APITimeoutError,
@@ -27,6 +28,7 @@ from braze_sends import (
     SendId,
     SendsClient,
     StoreError,
+    Unset,
     new_send_id,
 )
 from braze_sends.quota.limiter import LONGEST_OUTAGE
@@ -280,6 +282,9 @@ async def test_names_come_from_the_factory(fake: FakeBraze) -> None:
         (("c", "x" * 65), {}),
         (("c", 7), {}),
         (("c",), {"headroom": -1}),
+        (("c",), {"timeout": 0}),
+        (("c",), {"timeout": None}),
+        (("c",), {"timeout": 3601}),
         (("c",), {"headroom": True}),
         (("c",), {"max_rate_limit_wait": -1}),
         (("c",), {"max_rate_limit_wait": "soon"}),
@@ -594,7 +599,8 @@ def test_the_end_of_a_loop_leaves_a_slot_unconfirmed_and_none_lost() -> None:
 
 async def test_a_session_with_credentials_of_its_own_is_refused(fake: FakeBraze) -> None:
     """aiohttp would not send the key beside them."""
-    with pytest.warns(DeprecationWarning, match="auth|BasicAuth"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # since aiohttp 3.14
         session = aiohttp.ClientSession(auth=aiohttp.BasicAuth("user", "password"))
     async with session:
         with pytest.raises(ConfigurationError, match="credentials") as caught:
@@ -632,10 +638,10 @@ def test_close_in_a_later_loop_is_harmless() -> None:
 
 
 def test_the_signature_is_readable() -> None:
-    """What is not given shows as an ellipsis."""
-    assert "max_rate_limit_wait: 'float | _Unset | None' = …" in str(
-        inspect.signature(SendsClient.create_send_id)
-    )
+    """An option of one call that is left out shows as an ellipsis, and its type has a name."""
+    signature = str(inspect.signature(SendsClient.create_send_id))
+    assert "max_rate_limit_wait: 'float | Unset | None' = …" in signature
+    assert isinstance(UNSET, Unset)
 
 
 async def test_a_client_takes_all_it_needs_from_the_environment(

@@ -529,8 +529,8 @@ async def test_the_users_raise_for_status_does_no_harm(fake: FakeBraze) -> None:
 
 
 async def test_the_users_default_headers_do_not_replace_ours() -> None:
-    """Key, User-Agent and Accept are ours, whatever the session sends elsewhere."""
-    theirs = {"Authorization": "Basic x", "User-Agent": "theirs", "Accept": "text/plain"}
+    """Key, Accept and Content-Type are ours, whatever the session sends elsewhere."""
+    theirs = {"Authorization": "Basic x", "Content-Type": "theirs", "Accept": "text/plain"}
     async with (
         serving(CREATED) as server,
         aiohttp.ClientSession(headers=theirs) as session,

@@ -16,7 +16,7 @@ from braze_sends import BrazeSendsError, MemoryStore, QuotaExhaustedError, SendI
 from braze_sends.protocol import PATH, NoReply, Reply
 from braze_sends.testing import run_virtual
 from braze_sends.testing.model import RATE_LIMIT_HEADERS, BrazeModel
-from braze_sends.transport import Exchange, NotSentError
+from braze_sends.transport import Exchange, NotSentError, total_of
 
 T = TypeVar("T")
 
@@ -130,8 +130,9 @@ class _Wire:
         counted_after = fate.latency / 2 if fate.counted_after is None else fate.counted_after
         if counted_after < float("inf"):
             world.loop.call_later(counted_after, handle)
-        if not fate.answer or fate.latency >= self.seconds:
-            await asyncio.sleep(self.seconds)
+        seconds = self.seconds if exchange.timeout is None else total_of(exchange.timeout)
+        if not fate.answer or fate.latency >= seconds:
+            await asyncio.sleep(seconds)
             return NoReply("no answer", sent=True, timed_out=True)
         await asyncio.sleep(fate.latency)
         if fate.breaks:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import typer
-from aiohttp import ClientResponseError
+from aiohttp import ClientHttpProxyError, ClientProxyConnectionError, ClientResponseError
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -148,7 +148,9 @@ class _Doctor:
         parts = urlsplit(braze.base_url)
         secure = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-        if self._look_up(host, port):
+        if braze.proxy is not None:
+            self.skip(f"left to {braze.proxy}, the proxy of HTTPS_PROXY", "DNS")
+        if braze.proxy is not None or self._look_up(host, port):
             asyncio.run(self._ping(braze, host, port, secure))
         else:
             self.skip("needs DNS", "TLS", "Server", "Clock")
@@ -159,7 +161,7 @@ class _Doctor:
             self.skip(f"nothing to look up: {host} is an address", "DNS")
             return True
         # The values are not shown: they may hold a password.
-        proxies = [name for name in os.environ if name.upper() in ("HTTPS_PROXY", "ALL_PROXY")]
+        proxies = [name for name in os.environ if name.upper() == "ALL_PROXY"]
         note = f"; {proxies[0]} is set, which the client does not use" if proxies else ""
         try:
             found = asyncio.run(_addresses(host, port))
@@ -296,6 +298,10 @@ async def _addresses(host: str, port: int) -> list[str]:
 
 def _no_answer(error: Exception | None, host: str, port: int) -> str:
     """Why there was no answer, and what to do about it."""
+    if isinstance(error, ClientProxyConnectionError):
+        return f"the proxy of HTTPS_PROXY cannot be reached: {_why(error.os_error)}; is it right?"
+    if isinstance(error, ClientHttpProxyError):
+        return f"the proxy refuses with status {error.status}; check HTTPS_PROXY"
     error = getattr(error, "os_error", error)  # without aiohttp's words around it
     if isinstance(error, ssl.SSLCertVerificationError):
         advice = _CERTIFICATE.get(error.verify_code, _UNTRUSTED)

@@ -16,25 +16,21 @@ without waiting::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import typing as _typing
 
-if TYPE_CHECKING:  # pragma: no cover
+# For type checkers and editors. Python imports a name when it is first asked for, since every run
+# of pytest imports the plugin that is in this package.
+if _typing.TYPE_CHECKING:  # pragma: no cover
     from braze_sends.testing.clock import VirtualTimeLoop, run_virtual
     from braze_sends.testing.fake import FakeBraze, Fault
 
 __all__ = ["FakeBraze", "Fault", "VirtualTimeLoop", "run_virtual"]
 
-_HOMES = {"FakeBraze": "fake", "Fault": "fake", "VirtualTimeLoop": "clock", "run_virtual": "clock"}
-
 
 def __getattr__(name: str) -> object:
-    # Imported when asked for, since pytest loads the plugin of this package in every run.
     from importlib import import_module
 
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"braze_sends.testing.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    home = "fake" if name in ("FakeBraze", "Fault") else "clock"
+    return globals().setdefault(name, getattr(import_module(f"{__name__}.{home}"), name))

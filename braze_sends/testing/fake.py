@@ -177,8 +177,9 @@ class FakeBraze:
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)
         await site.start()
-        url = site.name.replace("//0.0.0.0:", "//127.0.0.1:")
-        self.base_url = url.replace("//[::]:", "//[::1]:")
+        port = self._runner.addresses[0][1]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104  # compared
+        self.base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         return self
 
     async def __aexit__(

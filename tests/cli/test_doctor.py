@@ -47,7 +47,7 @@ Told = dict[str, tuple[str, str]]
 @pytest.fixture(autouse=True)
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in the environment says how the network is to be dealt with."""
-    for name in ("HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for name in ("HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
 
@@ -347,8 +347,41 @@ def test_lookup_that_hangs(
     assert ": no answer in time; " in told["DNS"][1]
 
 
-@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-def test_proxies_are_not_used(examine: Callable[..., Told], fake: FakeBraze, name: str) -> None:
+def test_a_proxy_that_refuses_is_told(examine: Callable[..., Told], serve: Serve) -> None:
+    """The host is looked up by the proxy, whose password is not shown."""
+    proxy = serve(b"HTTP/1.1 407 Who are you\r\n\r\n")
+    url = f"http://me:pa55@127.0.0.1:{proxy.port}"
+    told = examine("--base-url", "US-01", env={"HTTPS_PROXY": url})
+
+    left = f"left to http://127.0.0.1:{proxy.port}, the proxy of HTTPS_PROXY"
+    assert ("not checked", left) == told["DNS"]
+    assert ("failed", "the proxy refuses with status 407; check HTTPS_PROXY") == told["TLS"]
+    assert proxy.asked[0].startswith(b"CONNECT rest.iad-01.braze.com:443 ")
+
+
+def test_a_proxy_that_cannot_be_reached_is_told(examine: Callable[..., Told]) -> None:
+    """It is told from Braze, and its password is not shown."""
+    url = f"me:pa55@127.0.0.1:{free_port()}"
+    status, detail = examine("--base-url", "US-01", env={"HTTPS_PROXY": url})["TLS"]
+
+    assert "failed" == status
+    assert detail.startswith("the proxy of HTTPS_PROXY cannot be reached: Connection refused")
+
+
+def test_a_proxy_that_is_none_is_told(examine: Callable[..., Told]) -> None:
+    """Nothing is asked of anybody, and the value is not shown."""
+    url = "socks5://me:pa55@127.0.0.1"
+    status, detail = examine("--base-url", "US-01", env={"HTTPS_PROXY": url})["Instance"]
+
+    assert "failed" == status
+    assert detail.startswith("HTTPS_PROXY must be the URL of an HTTP proxy")
+    assert "pa55" not in detail
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy"])
+def test_proxies_for_all_are_not_used(
+    examine: Callable[..., Told], fake: FakeBraze, name: str
+) -> None:
     """A proxy in the environment is worth a note, without its password."""
     url = fake.base_url.replace("127.0.0.1", "localhost")
     status, detail = examine("--base-url", url, env={name: "http://me:pa55@proxy:1"})["DNS"]

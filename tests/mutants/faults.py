@@ -2714,10 +2714,32 @@ FAULTS = (
     Fault(
         "a client waits for a create that was joined",
         CREATE,
-        old="await _ended(left, self._transport.seconds)",
+        old="await _ended(left, seconds)",
         new="await _ended(left)",
         breaks="A batch waits for the quota of a later caller.",
         killer="tests/test_batch.py::test_a_cancelled_batch_does_not_wait_for_what_somebody_else_has_joined",
+    ),
+    Fault(
+        "a lease goes by the client's timeout and not by the call's",
+        CREATE,
+        old="timeout=policy.seconds,",
+        new="timeout=self._transport.seconds,",
+        breaks="A slot in doubt of a call with a longer timeout is cleared too early.",
+        killer="tests/test_options.py::test_the_quota_goes_by_the_timeout_of_the_call",
+    ),
+    Fault(
+        "calls with other timeouts share a create",
+        CREATE,
+        old="create = None if request.send_id is None else self._by_terms.get(terms)",
+        new=(
+            "create = next((one for one in self._by_terms.values() if one.terms[:3] == "
+            "terms[:3]), None)"
+        ),
+        breaks="A call with a short timeout waits for an attempt with a long one.",
+        killer=(
+            "tests/test_options.py"
+            "::test_callers_share_a_create_if_they_agree_on_the_timeout[11-False]"
+        ),
     ),
     Fault(
         "a 429 is a failure to one who waits for ever",

@@ -437,7 +437,7 @@ def test_loops_that_take_turns_on_a_cluster_leave_no_connection_open(
         assert n + 1 == runner.run(store.transact(workspace, [], increment))
     opened = connections() - before
     runners[2].run(store.close())
-    wait_until(lambda: before == connections())
+    wait_until(lambda: connections() <= before)
     assert opened <= 6
 
     async def others_end() -> None:
