@@ -30,7 +30,15 @@ if _typing.TYPE_CHECKING:  # pragma: no cover
         RateLimitError,
         StoreError,
     )
-    from braze_sends.models import CreateSendId, Creations, Ping, QuotaStatus, RateLimit, SendId
+    from braze_sends.models import (
+        Check,
+        CreateSendId,
+        Creations,
+        Ping,
+        QuotaStatus,
+        RateLimit,
+        SendId,
+    )
     from braze_sends.stores.check import check_store
     from braze_sends.stores.memory import MemoryStore
     from braze_sends.stores.redis import RedisStore
@@ -49,6 +57,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BrazeSendsError",
+    "Check",
     "ConfigurationError",
     "CreateSendId",
     "Creations",

@@ -16,8 +16,8 @@ import aiohttp
 from braze_sends import protocol
 from braze_sends.batch import Batch, Outcome
 from braze_sends.create import Creates, reused
-from braze_sends.errors import ConfigurationError
-from braze_sends.models import CreateSendId, Ping, QuotaStatus, RateLimit, SendId
+from braze_sends.errors import ConfigurationError, StoreError
+from braze_sends.models import Check, CreateSendId, Ping, QuotaStatus, RateLimit, SendId
 from braze_sends.quota.limiter import Limiter
 from braze_sends.settings import INSTANCES, Settings, checked_count, checked_wait
 from braze_sends.stores.memory import MemoryStore
@@ -325,6 +325,21 @@ class SendsClient:
         """
         self._creates()
         return await self._transport.ping()
+
+    async def check(self) -> Check:
+        """Whether the store can be read, and the quota, for health endpoints; asks nothing of Braze.
+
+        Reads the store and writes nothing, so that it may be called often. Does not raise what
+        keeps the store from being read: that is in the result. Takes as long as the store takes to
+        answer or to give up.
+
+        Raises:
+            ConfigurationError: the client was closed, or another running loop uses it.
+        """
+        try:
+            return Check(await self.quota())
+        except StoreError as error:
+            return Check(None, str(error))
 
     async def close(self) -> None:
         """Call off what has not been sent, wait for what has, and close what was opened.
