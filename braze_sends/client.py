@@ -327,7 +327,7 @@ class SendsClient:
         return await self._transport.ping()
 
     async def check(self) -> Check:
-        """Whether the store can be read, and the quota, for health endpoints; asks nothing of Braze.
+        """The quota, and whether the store can be read, for health endpoints. Asks nothing of Braze.
 
         Reads the store and writes nothing, so that it may be called often. Does not raise what
         keeps the store from being read: that is in the result. Takes as long as the store takes to
