@@ -40,8 +40,8 @@ def _install(session: nox.Session, *groups: str, extras: str = "[cli,redis]") ->
     )
 
 
-def _pytest(session: nox.Session, *args: str) -> None:
-    _install(session, "tests")
+def _pytest(session: nox.Session, *args: str, group: str = "tests") -> None:
+    _install(session, group)
     # As many processes as there are cores; a test that takes long keeps none of the others waiting.
     session.run("python", "-m", "pytest", "-n", "auto", "--dist", "worksteal", "-q", *args)
 
@@ -75,6 +75,16 @@ def tests(session: nox.Session) -> None:
 def long(session: nox.Session) -> None:
     """10,000 simulated days, every small schedule, fuzzing, a hundred kills a store."""
     _pytest(session, "-m", "long", "--timeout", "3000", *session.posargs)
+
+
+# Celery and arq need different releases of redis-py.
+@nox.session
+@nox.parametrize("group", ["integration", "arq"])
+def integration(session: nox.Session, group: str) -> None:
+    """The examples under real servers, frameworks and workers."""
+    arq = "tests/integration/test_arq.py"
+    chosen = arq if group == "arq" else f"--ignore={arq}"
+    _pytest(session, "-m", "integration", chosen, *session.posargs, group=group)
 
 
 @nox.session

@@ -327,11 +327,11 @@ class SendsClient:
         return await self._transport.ping()
 
     async def check(self) -> Check:
-        """The quota, and whether the store can be read, for health endpoints. Asks nothing of Braze.
+        """Whether the store can be read, and the quota, for a health endpoint; costs no quota.
 
-        Reads the store and writes nothing, so that it may be called often. Does not raise what
-        keeps the store from being read: that is in the result. Takes as long as the store takes to
-        answer or to give up.
+        Asks nothing of Braze, reads the store and writes nothing, so that it may be called often.
+        Does not raise what keeps the store from being read: that is in the result. Takes as long
+        as the store takes to answer or to give up.
 
         Raises:
             ConfigurationError: the client was closed, or another running loop uses it.
