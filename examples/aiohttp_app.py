@@ -1,7 +1,7 @@
 """aiohttp.web. Four workers that share one quota:
 
-    BRAZE_SENDS_STORE=sqlite:///quota.db \\
-        gunicorn aiohttp_app:make_app --workers 4 --worker-class aiohttp.GunicornWebWorker
+    export BRAZE_SENDS_STORE=sqlite:///quota.db
+    gunicorn aiohttp_app:make_app --workers 4 --worker-class aiohttp.GunicornWebWorker
 
 BRAZE_API_KEY and BRAZE_BASE_URL name the workspace. For more than one host: redis://host/0.
 """

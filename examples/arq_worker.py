@@ -1,6 +1,7 @@
 """arq. Any number of workers that share one quota; what the day has no room for waits for the next:
 
-    BRAZE_SENDS_STORE=redis://localhost:6379/0 arq arq_worker.WorkerSettings
+    export BRAZE_SENDS_STORE=redis://localhost:6379/0
+    arq arq_worker.WorkerSettings
 
 BRAZE_API_KEY and BRAZE_BASE_URL name the workspace; sqlite:///quota.db is enough for one host.
 ``arq --check arq_worker.WorkerSettings`` tells whether a worker lives.

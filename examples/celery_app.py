@@ -1,6 +1,7 @@
 """Celery. Four processes that share one quota; what the day has no room for waits for the next:
 
-    BRAZE_SENDS_STORE=sqlite:///quota.db celery -A celery_app worker --concurrency 4
+    export BRAZE_SENDS_STORE=sqlite:///quota.db
+    celery -A celery_app worker --concurrency 4
 
 BRAZE_API_KEY and BRAZE_BASE_URL name the workspace. For more than one host: redis://host/0. From
 anywhere: ``celery_app.create.delay("campaign-id", "story-7")``.

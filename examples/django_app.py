@@ -1,6 +1,7 @@
 """Django on ASGI, in one file. Four workers that share one quota:
 
-    BRAZE_SENDS_STORE=sqlite:///quota.db gunicorn django_app:app --workers 4 --worker-class asgi
+    export BRAZE_SENDS_STORE=sqlite:///quota.db
+    gunicorn django_app:app --workers 4 --worker-class asgi
 
 BRAZE_API_KEY and BRAZE_BASE_URL name the workspace. For more than one host: redis://host/0.
 """

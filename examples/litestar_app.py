@@ -1,6 +1,7 @@
 """Litestar. Four workers that share one quota:
 
-    BRAZE_SENDS_STORE=sqlite:///quota.db uvicorn litestar_app:app --workers 4
+    export BRAZE_SENDS_STORE=sqlite:///quota.db
+    uvicorn litestar_app:app --workers 4 --timeout-graceful-shutdown 15
 
 BRAZE_API_KEY and BRAZE_BASE_URL name the workspace. For more than one host: redis://host/0.
 """

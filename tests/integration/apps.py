@@ -28,8 +28,8 @@ class App:
     Attributes:
         name: the framework.
         command: a module and its arguments, after ``python -m``.
-        workers: the option that takes their number.
         logs: options that write a line ``pid=N`` for each request.
+        bind: the option that takes the port.
     """
 
     name: str
@@ -38,15 +38,17 @@ class App:
     bind: str
 
 
+#: Not forever for keep-alive connections, and not just five seconds for a worker on a busy machine.
+PATIENT = ("--timeout-graceful-shutdown=10", "--timeout-worker-healthcheck=120")
 UVICORN = ("--log-config", "uvicorn.json")
 GUNICORN = ("--access-logfile", "-", "--access-logformat")
-#: gunicorn gives keep-alive connections so many seconds to end.
-GRACE = ("--graceful-timeout", "10")
+#: Seconds that gunicorn gives to keep-alive connections; and no socket in the home directory.
+GRACE = ("--graceful-timeout", "10", "--no-control-socket")
 APPS = {
     app.name: app
     for app in (
-        App("fastapi", ("uvicorn", "fastapi_app:app"), UVICORN, "--port={}"),
-        App("litestar", ("uvicorn", "litestar_app:app"), UVICORN, "--port={}"),
+        App("fastapi", ("uvicorn", "fastapi_app:app", *PATIENT), UVICORN, "--port={}"),
+        App("litestar", ("uvicorn", "litestar_app:app", *PATIENT), UVICORN, "--port={}"),
         App(
             "aiohttp",
             ("gunicorn", "aiohttp_app:make_app", "-k", "aiohttp.GunicornWebWorker", *GRACE),
@@ -64,7 +66,7 @@ APPS = {
 
 _BEGUN = re.compile(r"(?:Started server process \[|Booting worker with pid: )(\d+)")
 _ENDED = re.compile(r"(?:Finished server process \[|Worker exiting \(pid: )(\d+)")
-_SERVED = re.compile(r"pid=(\d+) (?!uvicorn\.error)")
+_SERVED = re.compile(r"pid=<?(\d+)")
 
 
 @attrs.define
@@ -144,10 +146,17 @@ def served(
 
 
 def _log_config() -> dict[str, object]:
+    # Handlers of its own for each logger, since a framework may put others in place of the root's.
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"pid": {"format": "pid=%(process)d %(name)s %(message)s"}},
-        "handlers": {"out": {"class": "logging.StreamHandler", "formatter": "pid"}},
-        "root": {"handlers": ["out"], "level": "INFO"},
+        "formatters": {"access": {"format": "pid=%(process)d"}},
+        "handlers": {
+            "plain": {"class": "logging.StreamHandler"},
+            "access": {"class": "logging.StreamHandler", "formatter": "access"},
+        },
+        "loggers": {
+            "uvicorn": {"handlers": ["plain"], "level": "INFO", "propagate": False},
+            "uvicorn.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
+        },
     }

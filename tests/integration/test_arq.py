@@ -81,9 +81,7 @@ async def test_an_arq_worker_stopped_at_work_loses_nothing_and_repeats_nothing(
 
 async def pool_of(arq: Any) -> Any:
     """A way into the queue of the arq example."""
-    from arq import create_pool
-
-    return await create_pool(arq.REDIS)
+    return await importlib.import_module("arq").create_pool(arq.REDIS)
 
 
 async def enqueued(arq: Any, pool: Any, numbers: range) -> None:

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-#: What a test measured, for ``--junitxml``.
+#: What a test measured, for ``--junitxml=FILE -o junit_family=xunit1``.
 Record = Callable[[str, object], None]
 each_app = pytest.mark.parametrize("name", APPS)
 
@@ -89,7 +89,7 @@ async def test_a_server_is_reloaded_ten_times_under_load(
     with served(APPS[name], tmp_path, env, 2) as server:
         await ready(server, 2)
         load, stop = Load(server.url), asyncio.Event()
-        visitors = asyncio.create_task(load.ask(until_set(stop), visitors=8))
+        visitors = asyncio.create_task(load.ask(until_set(stop), visitors=4))
         for _ in range(10):
             before, answers = server.workers(), len(load.answers)
             server.send(signal.SIGHUP)
