@@ -47,26 +47,24 @@ def http_status(error: BaseException) -> int:
     ``ConfigurationError``, anything else                    500
     ======================================================  ======
 
-    The quota belongs to the workspace, and not to the visitor. 429 would say that *the user* has
-    sent too many requests (`RFC 6585, section 4`_), and a good HTTP client would slow down by
-    itself; but the first request of a visitor fails just so once the day is used up. 503 says that
-    the server cannot serve *for now*, and may carry ``Retry-After`` (`RFC 9110, section 15.6.4`_).
-    Answer 429 only if each visitor has a limit of their own.
+    The quota belongs to the workspace, and not to the visitor. 429 says that *the user* has sent too
+    many requests (RFC 6585, section 4), and once the day is used up that may be a visitor's first
+    one. 503 says that the server cannot serve for now, and may carry ``Retry-After`` (RFC 9110,
+    section 15.6.4). Answer 429 only for a limit that each visitor has of their own.
 
     A 4xx of Braze's is about the request that the backend made, so the visitor gets 502: an invalid
-    answer from an inbound server (`RFC 9110, section 15.6.3`_). A ``ConfigurationError`` is about
-    the backend's own settings or arguments. Check what a visitor may choose before, with
-    :meth:`braze_sends.CreateSendId.check`, and answer 422.
+    answer from an inbound server (RFC 9110, section 15.6.3). A ``ConfigurationError`` is about the
+    backend's own settings or arguments. To answer 422 for what a visitor chose, check it before with
+    ``CreateSendId.check``.
+
+    https://www.rfc-editor.org/rfc/rfc6585#section-4
+    https://www.rfc-editor.org/rfc/rfc9110#section-15.6
 
     Args:
         error: what the call raised, of any class.
 
     Returns:
         500, 502, 503 or 504.
-
-    .. _RFC 6585, section 4: https://www.rfc-editor.org/rfc/rfc6585#section-4
-    .. _RFC 9110, section 15.6.3: https://www.rfc-editor.org/rfc/rfc9110#section-15.6.3
-    .. _RFC 9110, section 15.6.4: https://www.rfc-editor.org/rfc/rfc9110#section-15.6.4
     """
     fitting = (status for kind, status in _STATUSES if isinstance(error, kind))
     return int(next(fitting, HTTPStatus.INTERNAL_SERVER_ERROR))
@@ -75,8 +73,9 @@ def http_status(error: BaseException) -> int:
 def retry_after_header(error: BaseException) -> str | None:
     """The value of a ``Retry-After`` header for the answer to a visitor.
 
-    It is a number of seconds (`RFC 9110, section 10.2.3`_), rounded up, so that nobody comes back
-    before the window has ended.
+    The header is a number of seconds, rounded up, so that nobody comes back too early.
+
+    https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
 
     Args:
         error: what the call raised, of any class.
@@ -84,8 +83,6 @@ def retry_after_header(error: BaseException) -> str | None:
     Returns:
         whole seconds, 1 or more, as text; ``None`` if nothing says when to come back. Then leave
         the header out.
-
-    .. _RFC 9110, section 10.2.3: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
     """
     if not isinstance(error, QuotaExhaustedError | APIResponseError) or error.retry_after is None:
         return None
