@@ -3,11 +3,9 @@
 ::
 
     except BrazeSendsError as error:
-        return web.json_response(
-            {"error": str(error)},
-            status=http_status(error),
-            headers={"Retry-After": after} if (after := retry_after_header(error)) else None,
-        )
+        after = retry_after_header(error)
+        headers = {"Retry-After": after} if after else None
+        return web.json_response({"error": str(error)}, status=http_status(error), headers=headers)
 """
 
 from __future__ import annotations
@@ -47,15 +45,15 @@ def http_status(error: BaseException) -> int:
     ``ConfigurationError``, anything else                    500
     ======================================================  ======
 
-    The quota belongs to the workspace, and not to the visitor. 429 says that *the user* has sent too
-    many requests (RFC 6585, section 4), and once the day is used up that may be a visitor's first
-    one. 503 says that the server cannot serve for now, and may carry ``Retry-After`` (RFC 9110,
-    section 15.6.4). Answer 429 only for a limit that each visitor has of their own.
+    The quota belongs to the workspace, and not to the visitor. 429 says that *the user* has sent
+    too many requests (RFC 6585, section 4), and once the day is used up that may be the visitor's
+    first one. 503 says that the server cannot serve for now, and may carry ``Retry-After`` (RFC
+    9110, section 15.6.4). Answer 429 only for a limit that each visitor has of their own.
 
     A 4xx of Braze's is about the request that the backend made, so the visitor gets 502: an invalid
     answer from an inbound server (RFC 9110, section 15.6.3). A ``ConfigurationError`` is about the
-    backend's own settings or arguments. To answer 422 for what a visitor chose, check it before with
-    ``CreateSendId.check``.
+    backend's own settings or arguments. To answer 422 for what a visitor chose, check it before
+    with ``CreateSendId.check``.
 
     https://www.rfc-editor.org/rfc/rfc6585#section-4
     https://www.rfc-editor.org/rfc/rfc9110#section-15.6
