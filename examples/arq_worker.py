@@ -14,9 +14,17 @@ from typing import Any
 from arq import ArqRedis, Retry, func
 from arq.connections import RedisSettings
 
-from braze_sends import APIConnectionError, InternalServerError, QuotaExhaustedError, SendsClient
+from braze_sends import (
+    APIConnectionError,
+    InternalServerError,
+    QuotaExhaustedError,
+    RateLimitError,
+    SendsClient,
+    StoreError,
+)
 
 REDIS = RedisSettings.from_dsn(os.environ.get("ARQ_REDIS_URL", "redis://localhost:6379/1"))
+PASSING = (APIConnectionError, InternalServerError, RateLimitError, StoreError)
 
 
 async def startup(ctx: dict[str, Any]) -> None:
@@ -33,7 +41,7 @@ async def create(ctx: dict[str, Any], campaign_id: str, send_id: str) -> str:
         return str(await ctx["braze"].create_send_id(campaign_id, send_id))
     except QuotaExhaustedError as error:
         raise Retry(defer=error.retry_after or 60) from error  # when the window has ended
-    except (APIConnectionError, InternalServerError) as error:
+    except PASSING as error:
         raise Retry(defer=60) from error
 
 

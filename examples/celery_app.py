@@ -12,7 +12,14 @@ import os
 
 from celery import Celery, Task
 
-from braze_sends import APIConnectionError, InternalServerError, QuotaExhaustedError, SendsClient
+from braze_sends import (
+    APIConnectionError,
+    InternalServerError,
+    QuotaExhaustedError,
+    RateLimitError,
+    SendsClient,
+    StoreError,
+)
 
 BROKER = os.environ.get("CELERY_BROKER_URL", "redis://localhost:6379/1")
 
@@ -22,6 +29,7 @@ app.conf.task_reject_on_worker_lost = True
 app.conf.worker_prefetch_multiplier = 1
 # Redis hands out once more what was not acknowledged within an hour.
 LONGEST_WAIT = 1800
+PASSING = (APIConnectionError, InternalServerError, RateLimitError, StoreError)
 
 
 async def _create(campaign_id: str, send_id: str) -> str:
@@ -43,7 +51,7 @@ def create(self: Task, campaign_id: str, send_id: str) -> str:
         return asyncio.run(_create(campaign_id, send_id))
     except QuotaExhaustedError as error:
         raise self.retry(exc=error, countdown=min(error.retry_after or 60, LONGEST_WAIT)) from error
-    except (APIConnectionError, InternalServerError) as error:
+    except PASSING as error:
         raise self.retry(exc=error, countdown=60) from error
 
 

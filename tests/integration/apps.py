@@ -43,7 +43,7 @@ PATIENT = ("--timeout-graceful-shutdown=10", "--timeout-worker-healthcheck=120")
 UVICORN = ("--log-config", "uvicorn.json")
 GUNICORN = ("--access-logfile", "-", "--access-logformat")
 #: Seconds that gunicorn gives to keep-alive connections; and no socket in the home directory.
-GRACE = ("--graceful-timeout", "10", "--no-control-socket")
+GRACE = ("--graceful-timeout", "60", "--no-control-socket")
 APPS = {
     app.name: app
     for app in (
