@@ -92,9 +92,9 @@ class Process:
         text = self.text()
         return {*map(int, _BEGUN.findall(text))} - {*map(int, _ENDED.findall(text))}
 
-    def served_by(self) -> set[int]:
-        """The workers that answered requests."""
-        return {*map(int, _SERVED.findall(self.text()))}
+    def served_by(self, since: int = 0) -> set[int]:
+        """The workers that answered requests; those logged at or after a place in the log."""
+        return {*map(int, _SERVED.findall(self.text(), since))}
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process that was started, as an operator does."""

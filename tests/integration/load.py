@@ -65,7 +65,8 @@ class Load:
     async def _answer(self, session: aiohttp.ClientSession, send_id: str) -> Answer:
         try:
             async with session.post(f"{self.url}/sends/{CAMPAIGN}/{send_id}") as answer:
-                body = await answer.json(content_type=None)
+                told_json = answer.content_type == "application/json"
+                body = await (answer.json() if told_json else answer.text())
                 return Answer(send_id, answer.status, answer.headers.get("Retry-After"), body)
         except (aiohttp.ClientError, OSError):
             return Answer(send_id, None)
@@ -73,6 +74,22 @@ class Load:
     def created(self) -> set[str]:
         """The send IDs that 2xx answers named."""
         return {answer.body["send_id"] for answer in self.answers if answer.status == 201}
+
+    def refused(self) -> set[str]:
+        """The send IDs to which the application answered that nothing was spent."""
+        return {
+            answer.send_id
+            for answer in self.answers
+            if isinstance(answer.body, dict) and answer.body.get("quota_spent") is False
+        }
+
+    def cut_off(self) -> set[str]:
+        """The send IDs to which the server itself, and not the application, answered 500."""
+        return {
+            answer.send_id
+            for answer in self.answers
+            if (answer.status, answer.body) == (500, "Internal Server Error")
+        }
 
     def statuses(self) -> Counter[int | None]:
         """How many answers there were of each status."""

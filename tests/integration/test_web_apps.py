@@ -38,6 +38,7 @@ async def test_four_workers_create_the_quota_and_refuse_the_rest(
     env = environment(fake.base_url, store_url)
     with served(APPS[name], tmp_path, env) as server:
         await ready(server, 4)
+        before = len(server.text())
         load = Load(server.url)
         await load.ask((f"v{n}" for n in range(400)), visitors=40)
 
@@ -46,13 +47,14 @@ async def test_four_workers_create_the_quota_and_refuse_the_rest(
         assert load.created() == {send_id for _, send_id in fake.created}
         refused = [answer for answer in load.answers if answer.status == 503]
         assert {False} == {answer.body["quota_spent"] for answer in refused}
-        # At the window's end; or sooner, where the last slots were still under way.
+        # When the window ends, by a clock that is a second off at most; or sooner, where the last
+        # slots were still under way.
         waits = {int(answer.retry_after or 0) for answer in refused}
         assert 1 <= min(waits)
-        assert NOON - 600 < max(waits) <= NOON
+        assert NOON - 600 < max(waits) <= NOON + 2
         assert (200, {"ok": True, "remaining": 0}) == await health(server)
         assert 422 == await status_of(server, "x" * 65)
-        assert len(server.served_by()) > 1, "one worker did it all"
+        assert len(server.served_by(before)) > 1, "one worker did it all"
 
 
 @each_app
@@ -74,7 +76,11 @@ async def test_a_server_stopped_under_load_gives_no_false_answer(
         await visitors
 
     record_property("answers", f"{load.statuses()}, {len(fake.created)} created")
-    assert {*load.statuses()} <= {201, None}, server.text()
+    # uvicorn cuts off what is under way on a connection that is still busy after the time it gives,
+    # and goes on to serve that connection when the client has been closed.
+    statuses = load.statuses()
+    assert {*statuses} <= {201, 500, None}, server.text()
+    assert statuses[500] == len(load.cut_off()) + len(load.refused())
     await books_agree(fake, load, store_url)
 
 
@@ -122,6 +128,7 @@ async def books_agree(fake: FakeBraze, load: Load, store_url: str) -> None:
     """What visitors were told, what Braze has, and what the store knows are the same."""
     created = {send_id for _, send_id in fake.created}
     assert load.created() <= created
+    assert not load.refused() & created
     assert 0 == fake.refused
     async with SendsClient(KEY, base_url=fake.base_url, store=store_url) as braze:
         found = await asyncio.gather(*(braze.find_send_id(CAMPAIGN, name) for name in created))
@@ -131,10 +138,13 @@ async def books_agree(fake: FakeBraze, load: Load, store_url: str) -> None:
 
 
 async def ready(server: Process, workers: int) -> None:
-    """Wait until so many workers have begun, and one answers."""
-    await until(lambda: server.ended() or len(server.workers()) == workers)
+    """Wait until so many workers have each answered."""
     await until_listens(server)
-    assert (200, True) == ((await health(server))[0], (await health(server))[1]["ok"])
+    while len(server.served_by()) < workers:
+        assert {(200, True)} == {
+            (status, told["ok"])
+            for status, told in await asyncio.gather(*(health(server) for _ in range(8)))
+        }
 
 
 async def until_listens(server: Process) -> None:
