@@ -40,8 +40,8 @@ def _install(session: nox.Session, *groups: str, extras: str = "[cli,postgres,re
     )
 
 
-def _pytest(session: nox.Session, *args: str) -> None:
-    _install(session, "tests")
+def _pytest(session: nox.Session, *args: str, group: str = "tests") -> None:
+    _install(session, group)
     # As many processes as there are cores; a test that takes long keeps none of the others waiting.
     session.run("python", "-m", "pytest", "-n", "auto", "--dist", "worksteal", "-q", *args)
 
@@ -94,11 +94,14 @@ def long(session: nox.Session) -> None:
     _pytest(session, "-m", "long", "--timeout", "3000", *session.posargs)
 
 
+# Celery and arq need different releases of redis-py.
 @nox.session
-def integration(session: nox.Session) -> None:
-    """What other projects make of the client and its errors: a real Celery worker."""
-    _install(session, "integration")
-    session.run("python", "-m", "pytest", "-q", "-m", "integration", *session.posargs)
+@nox.parametrize("group", ["integration", "arq"])
+def integration(session: nox.Session, group: str) -> None:
+    """The examples under real servers, frameworks and workers."""
+    arq = "tests/integration/test_arq.py"
+    chosen = arq if group == "arq" else f"--ignore={arq}"
+    _pytest(session, "-m", "integration", chosen, *session.posargs, group=group)
 
 
 @nox.session

@@ -30,7 +30,15 @@ if _typing.TYPE_CHECKING:  # pragma: no cover
         RateLimitError,
         StoreError,
     )
-    from braze_sends.models import CreateSendId, Creations, Ping, QuotaStatus, RateLimit, SendId
+    from braze_sends.models import (
+        Check,
+        CreateSendId,
+        Creations,
+        Ping,
+        QuotaStatus,
+        RateLimit,
+        SendId,
+    )
     from braze_sends.settings import UNSET, Unset
     from braze_sends.stores.check import check_store
     from braze_sends.stores.memory import MemoryStore
@@ -52,6 +60,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BrazeSendsError",
+    "Check",
     "ConfigurationError",
     "CreateSendId",
     "Creations",

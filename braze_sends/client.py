@@ -17,9 +17,9 @@ import attrs
 from braze_sends import protocol
 from braze_sends.batch import Batch, Outcome
 from braze_sends.create import Creates, Policy, reused
-from braze_sends.errors import ConfigurationError
+from braze_sends.errors import ConfigurationError, StoreError
 from braze_sends.events import Listener, Listeners, checked_listeners
-from braze_sends.models import CreateSendId, Ping, QuotaStatus, RateLimit, SendId
+from braze_sends.models import Check, CreateSendId, Ping, QuotaStatus, RateLimit, SendId
 from braze_sends.quota.limiter import Limiter
 from braze_sends.settings import INSTANCES, UNSET, Settings, Unset, checked_count, checked_wait
 from braze_sends.stores.memory import MemoryStore
@@ -419,6 +419,21 @@ class SendsClient:
         """
         self._creates()
         return await self._transport.ping(self._policy.timeout)
+
+    async def check(self) -> Check:
+        """Whether the store can be read, and the quota, for a health endpoint; costs no quota.
+
+        Asks nothing of Braze, reads the store and writes nothing, so that it may be called often.
+        Does not raise what keeps the store from being read: that is in the result. Takes as long
+        as the store takes to answer or to give up.
+
+        Raises:
+            ConfigurationError: the client was closed, or another running loop uses it.
+        """
+        try:
+            return Check(await self.quota())
+        except StoreError as error:
+            return Check(None, str(error))
 
     async def close(self) -> None:
         """Call off what has not been sent, wait for what has, and close what was opened.

@@ -148,3 +148,22 @@ class Ping:
     cached: bool = False
     tls: str | None = None
     certificate_ends: datetime | None = None
+
+
+@attrs.frozen
+class Check:
+    """Whether the store can be read, and the quota, for a health endpoint.
+
+    Attributes:
+        quota: the quota as the store knows it, or ``None`` if the store cannot be used. Its
+            ``known`` tells whether Braze's headers stand behind the numbers.
+        error: why the store cannot be used, in words without a password, or ``None``.
+    """
+
+    quota: QuotaStatus | None
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the store can be read. A quota that is used up is no fault of this process."""
+        return self.error is None

@@ -44,7 +44,7 @@ from braze_sends.batch import Outcome
 from braze_sends.client import new_send_id
 from braze_sends.errors import ConfigurationError
 from braze_sends.events import Listener
-from braze_sends.models import CreateSendId, Ping, QuotaStatus, RateLimit, SendId
+from braze_sends.models import Check, CreateSendId, Ping, QuotaStatus, RateLimit, SendId
 from braze_sends.settings import UNSET, Unset
 from braze_sends.stores import sqlite  # noqa: F401  # before our hooks of forks, see below
 from braze_sends.stores.store import Store
@@ -289,6 +289,10 @@ class SendsClient:
     def ping(self) -> Ping:
         """Whether the instance can be reached; see ``braze_sends.SendsClient.ping``."""
         return self._call(lambda client: client.ping())
+
+    def check(self) -> Check:
+        """Whether the store can be read; see ``braze_sends.SendsClient.check``."""
+        return self._call(lambda client: client.check())
 
     def close(self) -> None:
         """Call off what has not been sent, wait for what has, and end the client's thread.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -96,3 +97,55 @@ async def test_a_check_of_a_store_writes_and_reads_it() -> None:
     assert {} == await store.transact(SCRATCH, (), lambda found: found.bucket.leases)
     with pytest.raises(StoreError, match="not there when read"):
         await check_store(Forgetful())
+
+
+async def test_the_health_of_a_client_is_read_without_asking_braze() -> None:
+    """``check`` tells the quota, first unknown and then known, and sends no request."""
+    async with (
+        emulator(api_key="key") as fake,
+        SendsClient("key", base_url=fake.base_url) as client,
+    ):
+        before = await client.check()
+        assert before.quota is not None
+        assert (True, None, False) == (before.ok, before.error, before.quota.known)
+
+        await client.create_send_id("campaign", "story")
+        after = await client.check()
+        assert after.quota is not None
+        assert (True, True, 99) == (after.ok, after.quota.known, after.quota.remaining)
+        assert 1 == len(fake.requests)
+
+
+async def test_the_health_of_a_client_whose_quota_is_used_up_is_good() -> None:
+    """Another process could not create more, so nobody should replace this one."""
+    async with (
+        emulator(api_key="key", daily_limit=1) as fake,
+        SendsClient("key", base_url=fake.base_url) as client,
+    ):
+        await client.create_send_id("campaign", "story")
+        check = await client.check()
+
+    assert check.quota is not None
+    assert (True, 0) == (check.ok, check.quota.remaining)
+
+
+async def test_the_health_of_a_client_without_its_store_is_told_and_not_raised(
+    tmp_path: Path,
+) -> None:
+    """``check`` holds the text of the error, and no numbers."""
+    store = f"sqlite:///{tmp_path / 'missing' / 'quota.db'}"
+    async with SendsClient("key", base_url="http://127.0.0.1:9", store=store) as client:
+        check = await client.check()
+        with pytest.raises(StoreError) as caught:
+            await client.quota()
+
+    assert (False, None, str(caught.value)) == (check.ok, check.quota, check.error)
+
+
+async def test_a_closed_client_has_no_health() -> None:
+    """To ask for it is a mistake of the program."""
+    client = SendsClient("key", base_url="http://127.0.0.1:9")
+    await client.close()
+
+    with pytest.raises(ConfigurationError, match="closed"):
+        await client.check()

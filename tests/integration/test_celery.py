@@ -1,114 +1,90 @@
-"""A real Celery: a worker in processes of its own, and results as JSON."""
+"""The Celery example, with a real broker, prefork processes and signals."""
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
-import subprocess
-import sys
+import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from braze_sends import BrazeSendsError
-from braze_sends.testing import FakeBraze, Fault
-from tests.servers import braze as emulator
-from tests.servers import running
-from tests.waiting import PATIENCE
-from tests.world import KEY
+from braze_sends.testing import FakeBraze
+from tests.integration.apps import EXAMPLES, environment, started
+from tests.integration.load import CAMPAIGN, LOOK, each_created_once
+from tests.servers import RedisServer
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 
-#: The client is made where Celery's tasks are defined, before the worker forks.
-APP = f"""
-import os
-from celery import Celery
-from braze_sends.sync import SendsClient
-
-app = Celery("tasks", broker="filesystem://", backend="file://" + os.path.abspath("results"))
-app.conf.broker_transport_options = {{
-    "data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control"
-}}
-app.conf.result_serializer = "json"
-braze = SendsClient(
-    {KEY!r}, timeout={PATIENCE}, max_retries=0, max_rate_limit_wait=0, store="sqlite:///quota.db"
-)
-
-@app.task
-def create(send_id):
-    return str(braze.create_send_id("campaign", send_id))
-"""
-
-#: Prints what became of each task: a send ID, or the error as the caller gets it.
-CALLER = f"""
-import json, sys
-from tasks import create
-
-for task in [create.delay(name) for name in sys.argv[1:]]:
-    told = task.get(timeout={PATIENCE}, propagate=False)
-    print(json.dumps(told if isinstance(told, str) else told.to_dict()))
-"""
-
-
-class Celery:
-    """A worker, and who calls its tasks."""
-
-    def __init__(self, folder: Path) -> None:
-        for name in ("results", "queue", "control"):
-            (folder / name).mkdir()
-        (folder / "tasks.py").write_text(APP)
-        self._folder = folder
-        options = "worker --concurrency 2 --without-gossip --without-mingle --loglevel warning"
-        self.worker = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "tasks", *options.split()], cwd=folder
-        )
-
-    def create(self, *names: str) -> list[str | BrazeSendsError]:
-        """Let the worker create; what the caller gets."""
-        told = subprocess.run(
-            [sys.executable, "-c", CALLER, *names],
-            cwd=self._folder,
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-        results = [json.loads(line) for line in told.stdout.splitlines()]
-        return [one if isinstance(one, str) else BrazeSendsError.from_dict(one) for one in results]
+WORKER = ["celery", "-A", "celery_app", "worker", "--concurrency=4", "--loglevel=INFO"]
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeBraze]:
-    with running(fake := emulator(api_key=KEY)):
-        yield fake
+def celery(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The example, imported into this process, which puts tasks into the queue."""
+    with RedisServer() as broker:
+        monkeypatch.setenv("CELERY_BROKER_URL", broker.url)
+        monkeypatch.syspath_prepend(str(EXAMPLES))
+        module = importlib.reload(importlib.import_module("celery_app"))
+        yield module
+        module.app.close()
 
 
-@pytest.fixture
-def celery(fake: FakeBraze, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
-    monkeypatch.setenv("BRAZE_BASE_URL", fake.base_url)
-    celery = Celery(tmp_path)
-    yield celery
-    celery.worker.terminate()
-    assert 0 == celery.worker.wait(PATIENCE)
+async def test_celery_processes_create_the_quota_and_put_off_the_rest(
+    celery: Any, fake: FakeBraze, store_url: str, tmp_path: Path
+) -> None:
+    """400 tasks make 100 send IDs, and 300 wait to be tried again."""
+    env = environment(fake.base_url, store_url)
+    with started(WORKER, tmp_path / "celery.log", env) as worker:
+        tasks = await submitted(celery, range(400))
+        states = await settled(celery, tasks, {"SUCCESS", "RETRY"})
+
+        assert {"SUCCESS": 100, "RETRY": 300} == states, worker.text()
+        assert (100, 0) == (len(fake.created), fake.refused)
+        healthy = await asyncio.to_thread(lambda: celery.health.delay().get(timeout=60))
+        assert {"ok": True, "remaining": 0} == healthy
 
 
-def test_tasks_of_a_prefork_worker_share_a_quota(celery: Celery, fake: FakeBraze) -> None:
-    """Send IDs come back, and the errors of those without quota say when to come back."""
-    fake.daily_limit = 3
-    results = celery.create(*(f"s{n}" for n in range(5)))
-    errors = [one.to_dict() for one in results if isinstance(one, BrazeSendsError)]
-    assert (3, 0) == (len(fake.created), fake.refused)
-    assert ["QuotaExhaustedError"] * 2 == [error["error"] for error in errors]
-    for error in errors:
-        assert (3, 0, False) == (error["limit"], error["remaining"], error["quota_spent"])
-        assert error["retry_after"] > 0
-        assert error["resets_at"]
+async def test_a_celery_worker_stopped_at_work_loses_nothing_and_repeats_nothing(
+    celery: Any, fake: FakeBraze, store_url: str, tmp_path: Path
+) -> None:
+    """SIGTERM ends it when its tasks are done; the next worker does the others, each once."""
+    fake.daily_limit, fake.latency = 100_000, 0.05
+    env = environment(fake.base_url, store_url)
+    tasks = await submitted(celery, range(120))
+    with started(WORKER, tmp_path / "first.log", env) as worker:
+        await until(lambda: len(fake.created) >= 20)
+        worker.send(signal.SIGTERM)
+        await until(worker.ended)
+        done = await states_of(celery, tasks)
+        assert done["SUCCESS"] == len(fake.created) < 120, worker.text()
+
+    with started(WORKER, tmp_path / "second.log", env) as worker:
+        assert {"SUCCESS": 120} == await settled(celery, tasks, {"SUCCESS"}), worker.text()
+    await each_created_once(fake, store_url, 120)
 
 
-def test_a_call_of_unknown_outcome_stays_unknown(celery: Celery, fake: FakeBraze) -> None:
-    """The caller learns that a slot may be gone, and under which name to ask again."""
-    fake.script(Fault(drop="after"))
-    (error,) = celery.create("lost")
-    assert isinstance(error, BrazeSendsError)
-    assert "APIConnectionError" == type(error).__name__
-    assert (None, "campaign", "lost") == (error.quota_spent, error.campaign_id, error.send_id)
-    assert ["lost"] == celery.create("lost")
-    assert [("campaign", "lost")] == fake.created
+async def submitted(celery: Any, numbers: range) -> list[str]:
+    """The IDs of new tasks."""
+    return await asyncio.to_thread(
+        lambda: [celery.create.delay(CAMPAIGN, f"v{n}").id for n in numbers]
+    )
+
+
+async def states_of(celery: Any, tasks: list[str]) -> Counter[str]:
+    """How many tasks are in which state."""
+    keys = [f"celery-task-meta-{task}" for task in tasks]
+    told = await asyncio.to_thread(celery.app.backend.client.mget, keys)
+    return Counter(json.loads(text)["status"] if text else "PENDING" for text in told)
+
+
+async def settled(celery: Any, tasks: list[str], ends: set[str]) -> Counter[str]:
+    """Wait until each task is in one of these states; how many are in which."""
+    while not {*(states := await states_of(celery, tasks))} <= ends:
+        await asyncio.sleep(LOOK)
+    return states
