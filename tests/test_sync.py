@@ -100,6 +100,45 @@ def test_the_two_clients_have_the_same_methods_and_parameters() -> None:
     assert parameters(braze_sends.SendsClient) == parameters(SendsClient)
 
 
+def test_a_client_with_other_options_is_the_same_client(server: Server) -> None:
+    """It shares thread, store and quota; options add up, and a call's own go before them."""
+    with server.client() as braze:
+        urgent = braze.with_options(max_rate_limit_wait=0).with_options(daily_limit=1)
+        assert ["s0"] == [str(one.result) for one in urgent.create_send_ids(named(1))]
+        assert (1, 99) == (urgent.quota().limit - urgent.quota().remaining, braze.quota().remaining)
+        with pytest.raises(QuotaExhaustedError):
+            urgent.create_send_id("campaign", "s1")
+        assert "s1" == str(braze.create_send_id("campaign", "s1"))
+        assert 1 == len(ours())
+
+
+def test_closing_a_client_with_other_options_leaves_the_first_open(server: Server) -> None:
+    """The closed one is told so."""
+    with server.client() as braze:
+        with braze.with_options(max_retries=0) as view:
+            view.create_send_id("campaign", "s0")
+        with pytest.raises(ConfigurationError, match="this client is closed"):
+            view.quota()
+        assert "s1" == str(braze.create_send_id("campaign", "s1"))
+
+
+def test_an_unusable_option_is_refused_at_once(server: Server) -> None:
+    """As the async client does."""
+    with server.client() as braze, pytest.raises(ConfigurationError, match="max_retries"):
+        braze.with_options(max_retries=-1)
+
+
+def test_a_health_check_tells_the_quota(server: Server) -> None:
+    """And which proxy there is."""
+    with server.client() as braze:
+        braze.create_send_id("campaign", "s0")
+        check = braze.check()
+        assert check.ok
+        assert check.quota is not None
+        assert 99 == check.quota.remaining
+        assert None is braze.proxy
+
+
 def test_eight_threads_share_a_client_and_a_quota_of_100(server: Server) -> None:
     """Of 400 creates exactly 100 come about, 300 are refused here, and Braze refuses none."""
 
