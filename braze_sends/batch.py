@@ -22,7 +22,6 @@ from collections.abc import (
 from copy import copy
 from typing import Any, Final, Protocol
 
-import aiohttp
 import attrs
 
 from braze_sends.create import Creates, Policy, Terms
@@ -58,16 +57,10 @@ class Outcome:
 
 
 class CreateCall(Protocol):
-    """``SendsClient.create_send_id``."""
+    """Creates one send ID on these terms, and names the send where ``request`` does not."""
 
     async def __call__(
-        self,
-        campaign_id: str,
-        send_id: str | None,
-        *,
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
-        max_rate_limit_wait: float | None,
-        headroom: int,
+        self, request: CreateSendId, wait: float | None, headroom: int, policy: Policy
     ) -> SendId: ...
 
 
@@ -96,9 +89,9 @@ class Batch:
 
     create: CreateCall
     creates: Creates
-    policy: Policy
     max_rate_limit_wait: float | None
     headroom: int
+    policy: Policy
     failed: dict[CreateSendId, BrazeSendsError] = attrs.field(init=False, factory=dict)
     ended: tuple[QuotaExhaustedError, float] | None = attrs.field(init=False, default=None)
     place: int = attrs.field(init=False, default=-1)
@@ -279,13 +272,7 @@ class Batch:
         terms = request, wait, headroom, self.policy
         self.asked[terms] += 1
         try:
-            return await self.create(
-                request.campaign_id,
-                request.send_id,
-                timeout=self.policy.timeout,
-                max_rate_limit_wait=wait,
-                headroom=headroom,
-            )
+            return await self.create(*terms)
         finally:
             self.asked[terms] -= 1
             if not self.asked[terms]:

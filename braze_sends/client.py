@@ -18,7 +18,7 @@ from braze_sends import protocol
 from braze_sends.batch import Batch, Outcome
 from braze_sends.create import Creates, Policy, reused
 from braze_sends.errors import ConfigurationError, StoreError
-from braze_sends.events import Listener, Listeners, checked_listeners
+from braze_sends.listeners import Listener, Listeners, checked_listeners
 from braze_sends.models import Check, CreateSendId, Ping, QuotaStatus, RateLimit, SendId
 from braze_sends.quota.limiter import Limiter
 from braze_sends.settings import INSTANCES, UNSET, Settings, Unset, checked_count, checked_wait
@@ -238,10 +238,8 @@ class SendsClient:
 
         https://www.braze.com/docs/api/endpoints/messaging/send_messages/post_create_send_ids/
         """
-        creates = self._creates()
-        request = self._named(campaign_id, send_id)
-        policy, wait, room = self._terms(timeout, max_rate_limit_wait, headroom)
-        return await creates.create(request, wait, room, policy)
+        terms = self._terms(timeout, max_rate_limit_wait, headroom)
+        return await self._create(CreateSendId(campaign_id, send_id), *terms)
 
     async def create_send_ids(
         self,
@@ -365,7 +363,7 @@ class SendsClient:
         Raises:
             ConfigurationError: an argument is unusable.
         """
-        policy, wait, room = self._terms(timeout, max_rate_limit_wait, headroom)
+        wait, room, policy = self._terms(timeout, max_rate_limit_wait, headroom)
         if max_retries is not UNSET:
             policy = attrs.evolve(policy, max_retries=checked_count("max_retries", max_retries))
         if daily_limit is not UNSET:
@@ -467,15 +465,15 @@ class SendsClient:
             )
         if checked_count("concurrency", concurrency) < 1:
             raise ConfigurationError("concurrency must be 1 or more")
-        policy, wait, room = self._terms(timeout, max_rate_limit_wait, headroom)
-        return Batch(self.create_send_id, creates, policy, wait, room)
+        wait, room, policy = self._terms(timeout, max_rate_limit_wait, headroom)
+        return Batch(self._create, creates, wait, room, policy)
 
     def _terms(
         self,
         timeout: float | aiohttp.ClientTimeout | Unset,
         max_rate_limit_wait: float | Unset | None,
         headroom: int | Unset,
-    ) -> tuple[Policy, float | None, int]:
+    ) -> tuple[float | None, int, Policy]:
         """What holds for one call: what it was given, and for the rest what the client was."""
         policy, wait, room = self._policy, self._max_wait, self._headroom
         if timeout is not UNSET:
@@ -484,7 +482,7 @@ class SendsClient:
             wait = checked_wait(max_rate_limit_wait)
         if headroom is not UNSET:
             room = checked_count("headroom", headroom)
-        return policy, wait, room
+        return wait, room, policy
 
     def _creates(self) -> Creates:
         """The creates of the running loop. After a loop has ended, the next loop gets new ones."""
@@ -511,11 +509,17 @@ class SendsClient:
             self._loop = loop
         return self._creates_of_loop
 
-    def _named(self, campaign_id: str, send_id: str | None) -> CreateSendId:
+    async def _create(
+        self, request: CreateSendId, wait: float | None, headroom: int, policy: Policy
+    ) -> SendId:
+        creates = self._creates()
+        return await creates.create(self._named(request), wait, headroom, policy)
+
+    def _named(self, request: CreateSendId) -> CreateSendId:
         """The request, checked. ``send_id_factory`` names the send where the caller does not."""
-        factory = self._settings.send_id_factory
-        request = protocol.check_request(CreateSendId(campaign_id, send_id))
-        if send_id is None and factory is not None:
+        factory, campaign_id = self._settings.send_id_factory, request.campaign_id
+        protocol.check_request(request)
+        if request.send_id is None and factory is not None:
             request = protocol.check_request(CreateSendId(campaign_id, factory()))
             if request.send_id is None:
                 raise ConfigurationError("send_id_factory returned None", campaign_id=campaign_id)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import math
 import random
 import secrets
 import time
+import typing
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -27,17 +29,19 @@ from braze_sends.errors import (
     QuotaExhaustedError,
     StoreError,
 )
-from braze_sends.events import Listeners
+from braze_sends.listeners import Listeners
 from braze_sends.models import CreateSendId, RateLimit, SendId
 from braze_sends.quota.limiter import Limiter
 from braze_sends.quota.line import WaitBudget
 from braze_sends.quota.rule.messages import Answer, Ask
-from braze_sends.reports import Reports
 from braze_sends.retry import retry
 from braze_sends.settings import Settings
 from braze_sends.stores.store import Remembered
 from braze_sends.transport import Exchange, Transport, total_of
 from braze_sends.verdict import Verdict, judge
+
+if typing.TYPE_CHECKING:
+    from braze_sends.reports import Reports
 
 
 @attrs.frozen(cache_hash=True)
@@ -75,7 +79,8 @@ class Create:
         budget: what is left of the wait for quota.
         terms: what its callers asked for.
         started: loop time.
-        watched: whether somebody wants to hear of each step.
+        watched: whether somebody wants to hear of each of its steps. Failures and retries are told
+            all the same: the log may want those alone.
         attempts: how many requests were made.
         refusal: the error that the last 429 means to the caller, or ``None``.
         keeps_lease: whether its lease stays open for a further attempt.
@@ -135,12 +140,19 @@ class Creates:
         self.limiter = limiter
         self.rate_limit = rate_limit
         self._listeners = listeners
-        self._reports = Reports(listeners, settings.workspace, settings.base_url + protocol.PATH)
         limiter.audience.add(listeners)
         self.running: set[Create] = set()
         self.pair_waits: set[Create] = set()
         self.on_pair_waits: set[Callable[[], None]] = set()
         self._by_terms: dict[Terms, Create] = {}
+
+    @functools.cached_property
+    def _reports(self) -> Reports:
+        # Imported when something is told, since most programs listen to nothing.
+        from braze_sends.reports import Reports
+
+        url = self._settings.base_url + protocol.PATH
+        return Reports(self._listeners, self._settings.workspace, url)
 
     # --- callers ---------------------------------------------------------------------------------
 
@@ -192,8 +204,10 @@ class Creates:
         started = asyncio.get_running_loop().time()
         create = Create(request, ask, budget, terms, started)
         budget.on_pair_wait = functools.partial(self._note_pair_wait, create)
-        budget.on_wait = functools.partial(self._reports.waits, create)
-        self._reports.started(create)
+        if self._listeners.want(logging.DEBUG):
+            create.watched = True
+            budget.on_wait = functools.partial(self._reports.waits, create)
+            self._reports.started(create)
         create.task = asyncio.create_task(self._run(create))
         create.task.add_done_callback(functools.partial(self._end, create))
         if request.send_id is not None:
@@ -203,7 +217,7 @@ class Creates:
 
     def _end(self, create: Create, task: asyncio.Task[None]) -> None:
         self.running.discard(create)
-        if task.cancelled():
+        if create.watched and task.cancelled():
             self._reports.cancelled(create)
         for caller in create.callers:
             caller.cancel()  # the create was called off, or the loop is ending
@@ -215,6 +229,8 @@ class Creates:
 
     async def _join(self, create: Create) -> SendId:
         """Share a create that is under way."""
+        if not create.watched:
+            return await self._wait(create)
         with self._reports.joined(create):
             return await self._wait(create)
 
@@ -273,7 +289,8 @@ class Creates:
                 caller.set_result(outcome)
             else:
                 caller.set_exception(outcome)
-        self._reports.ended(create, outcome)
+        if create.watched or isinstance(outcome, Exception):
+            self._reports.ended(create, outcome)
 
     async def _outcome(self, create: Create) -> SendId:
         try:
@@ -333,14 +350,16 @@ class Creates:
         exchange = create.exchange = Exchange(held.deadline, held.ahead, timeout=timeout)
         create.attempts += 1
         started = asyncio.get_running_loop().time()
-        self._reports.attempt_started(create)
+        if create.watched:
+            self._reports.attempt_started(create)
         try:
             reply = await self._transport.send(protocol.build_body(request), exchange)
         except BaseException as error:
             # The create was called off before the first byte, or the session cannot be used. Or
             # the loop is ending, and the answer is lost.
             lost = Answer(spent=None if exchange.sent else False, in_doubt=exchange.sent)
-            self._reports.attempt_broke_off(create, started, error, lost)
+            if create.watched:
+                self._reports.attempt_broke_off(create, started, error, lost)
             await self._quietly(create, self.limiter.finish(ask, held.grant, lost))
             raise
         told = headers.read(reply.headers, time.time(), key.scrub)
@@ -362,7 +381,8 @@ class Creates:
             if verdict.answer.refused:
                 create.refusal = verdict.outcome
         create.keeps_lease = verdict.transient
-        self._reports.attempt_ended(create, started, reply, told, verdict)
+        if create.watched:
+            self._reports.attempt_ended(create, started, reply, told, verdict)
         await self._quietly(
             create,
             self.limiter.finish(

@@ -19,20 +19,12 @@ events are about the quota of the workspace, or about its store.
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, ClassVar
-from weakref import ref
+from typing import ClassVar
 
 import attrs
-
-from braze_sends.errors import ConfigurationError
-
-log = logging.getLogger("braze_sends")
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +49,11 @@ class Event:
     def name(self) -> str:
         """The event's name in words, such as ``"create started"``."""
         return re.sub("(?<=[a-z])(?=[A-Z])", " ", type(self).__name__).lower()
+
+    def fields(self) -> dict[str, object]:
+        """The fields that have a value, by their names."""
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 # --- creates -------------------------------------------------------------------------------------
@@ -421,109 +418,3 @@ class StoreRecovered(Event):
     level = logging.WARNING
 
     seconds: float
-
-
-# --- listeners -----------------------------------------------------------------------------------
-
-Listener = Callable[[Event], object]
-
-
-def log_event(event: Event) -> None:
-    """Write an event to the logger ``braze_sends``."""
-    if log.isEnabledFor(event.severity):
-        fields = {
-            field.name: value
-            for field in attrs.fields(type(event))
-            if (value := getattr(event, field.name)) is not None
-        }
-        told = " ".join(f"{name}={value}" for name, value in fields.items())
-        # A record has a ``message`` of its own.
-        extra = {"text" if name == "message" else name: value for name, value in fields.items()}
-        log.log(event.severity, "%s %s", event.name, told, extra={"event": event.name, **extra})
-
-
-class Listeners:
-    """The listeners of one client: the log, and those that the user passed.
-
-    A listener that raises is logged once, and harms nothing.
-    """
-
-    def __init__(self, listeners: Iterable[Listener] = ()) -> None:
-        self.all: tuple[Listener, ...] = (log_event, *listeners)
-        self._failed: set[int] = set()
-
-    def want(self, kind: type[Event]) -> bool:
-        """Whether any listener wants to hear of such an event; those of a user want all."""
-        return len(self.all) > 1 or log.isEnabledFor(kind.level)
-
-    def tell(self, event: Event) -> None:
-        """Call each of them."""
-        for listener in self.all:
-            self.call(listener, event)
-
-    def call(self, listener: Listener, event: Event) -> None:
-        """Call one of them."""
-        try:
-            listener(event)
-        except Exception:
-            if id(listener) not in self._failed:
-                self._failed.add(id(listener))
-                log.exception("a listener of events raised; further errors of it are not logged")
-
-
-class Audience:
-    """The ``Listeners`` of all clients that share a quota.
-
-    A listener that several clients have is called once for each event.
-    """
-
-    def __init__(self) -> None:
-        self._members: list[ref[Listeners]] = []
-
-    def add(self, listeners: Listeners) -> None:
-        """Take in the listeners of a client. They drop out when the client is gone."""
-        self._members.append(ref(listeners, self._members.remove))
-
-    def remove(self, listeners: Listeners) -> None:
-        """Take out the listeners of a client; idempotent."""
-        with contextlib.suppress(ValueError):
-            self._members.remove(ref(listeners))
-
-    def want(self, kind: type[Event]) -> bool:
-        """Whether any of them wants to hear of such an event."""
-        for member in self._members:
-            listeners = member()
-            if listeners is not None and listeners.want(kind):
-                return True
-        return False
-
-    def tell(self, event: Event) -> None:
-        """Call each of them."""
-        told: list[Listener] = []
-        present = [listeners for member in self._members if (listeners := member()) is not None]
-        for listeners in present:
-            for listener in listeners.all:
-                if listener not in told:
-                    told.append(listener)
-                    listeners.call(listener, event)
-
-
-def checked_listeners(value: Any) -> tuple[Listener, ...]:
-    """``on_event`` as a tuple.
-
-    Raises:
-        ConfigurationError: it is neither ``None``, nor a plain function, nor several.
-    """
-    if value is None:
-        return ()
-    listeners = (value,) if callable(value) or not isinstance(value, Iterable) else tuple(value)
-    for listener in listeners:
-        if (
-            not callable(listener)
-            or inspect.iscoroutinefunction(listener)
-            or inspect.iscoroutinefunction(type(listener).__call__)
-        ):
-            raise ConfigurationError(
-                "on_event must be a plain function, or several: they are called, never awaited"
-            )
-    return listeners

@@ -20,7 +20,6 @@ from braze_sends.events import (
     CreateReused,
     CreateStarted,
     CreateSucceeded,
-    Listeners,
     QuotaRefused,
     QuotaWaitBegun,
     QuotaWaitEnded,
@@ -28,6 +27,7 @@ from braze_sends.events import (
     SettlingFailed,
 )
 from braze_sends.headers import AnswerHeaders
+from braze_sends.listeners import Listeners
 from braze_sends.models import CreateSendId, SendId
 from braze_sends.protocol import NoReply, Reply
 from braze_sends.quota.rule.messages import Answer, Ask
@@ -43,7 +43,6 @@ class Subject(Protocol):
     ask: Ask
     started: float
     attempts: int
-    watched: bool
 
     @property
     def callers(self) -> Collection[object]: ...
@@ -58,12 +57,7 @@ class Reports:
         self._url = url
 
     def started(self, create: Subject) -> None:
-        """A call has begun the create.
-
-        ``watched`` is set here, once for all steps that each create takes. The steps that few
-        creates take ask in ``_tell``.
-        """
-        create.watched = self._listeners.want(CreateStarted)
+        """A call has begun the create."""
         self._tell(CreateStarted, create)
 
     @contextlib.contextmanager
@@ -89,8 +83,7 @@ class Reports:
 
     def attempt_started(self, create: Subject) -> None:
         """A request is about to be sent."""
-        if create.watched:
-            self._tell(AttemptStarted, create, attempt=create.ask.attempt, url=self._url)
+        self._tell(AttemptStarted, create, attempt=create.ask.attempt, url=self._url)
 
     def attempt_ended(
         self,
@@ -101,17 +94,16 @@ class Reports:
         verdict: Verdict,
     ) -> None:
         """A request has ended; it began at ``started``, loop time."""
-        if create.watched:
-            self._tell(
-                AttemptEnded,
-                create,
-                attempt=create.ask.attempt,
-                status=reply.status if isinstance(reply, Reply) else None,
-                request_id=told.request_id,
-                reason=_reason(verdict),
-                quota_spent=verdict.answer.spent,
-                seconds=_since(started),
-            )
+        self._tell(
+            AttemptEnded,
+            create,
+            attempt=create.ask.attempt,
+            status=reply.status if isinstance(reply, Reply) else None,
+            request_id=told.request_id,
+            reason=_reason(verdict),
+            quota_spent=verdict.answer.spent,
+            seconds=_since(started),
+        )
 
     def attempt_broke_off(
         self, create: Subject, started: float, error: BaseException, answer: Answer
@@ -151,8 +143,6 @@ class Reports:
         """The create has its result, or its error."""
         if isinstance(outcome, Exception):
             self._failed(create, outcome)
-        elif not create.watched:
-            pass
         elif outcome.reused:
             self._tell(CreateReused, create, seconds=_since(create.started))
         else:
@@ -188,7 +178,7 @@ class Reports:
         )
 
     def _tell(self, kind: type[CreateEvent], create: Subject, **fields: object) -> None:
-        if self._listeners.want(kind):
+        if self._listeners.want(kind.level):
             event = kind(
                 workspace=self._workspace,
                 create=create.ask.lease,

@@ -43,7 +43,7 @@ from braze_sends import client as asynchronous
 from braze_sends.batch import Outcome
 from braze_sends.client import new_send_id
 from braze_sends.errors import ConfigurationError
-from braze_sends.events import Listener
+from braze_sends.listeners import Listener
 from braze_sends.models import Check, CreateSendId, Ping, QuotaStatus, RateLimit, SendId
 from braze_sends.settings import UNSET, Unset
 from braze_sends.stores import sqlite  # noqa: F401  # before our hooks of forks, see below

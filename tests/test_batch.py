@@ -363,15 +363,16 @@ def test_the_end_of_the_quota_costs_no_rush() -> None:
     async def schedule(world: World) -> None:
         world.fate = lambda n, send_id: Fate(latency=0.1 + n % 7 / 10)
         client, asked, for_quota = world.client(max_rate_limit_wait=0), 0, 0
-        create = client.create_send_id
+        creates = client._creates()
+        create = creates.create
 
-        async def counted(*args: Any, **options: Any) -> Any:
+        async def counted(request: Any, wait: Any, headroom: int, policy: Any) -> Any:
             nonlocal asked, for_quota
             asked += 1
-            for_quota += options["headroom"] == 0
-            return await create(*args, **options)
+            for_quota += headroom == 0
+            return await create(request, wait, headroom, policy)
 
-        client.create_send_id = counted  # type: ignore[method-assign]
+        creates.create = counted  # type: ignore[method-assign]
         outcomes = await client.create_send_ids(rows(*range(150)), concurrency=130)
         assert (20, 0) == (len(created(outcomes)), world.over)
         assert 150 <= asked <= 300

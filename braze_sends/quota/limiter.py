@@ -22,33 +22,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
+import logging
 import math
 import random
+import typing
 import uuid
 from collections.abc import Callable, Collection
 from copy import copy
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from braze_sends.errors import BrazeSendsError, QuotaExhaustedError, StoreError
-from braze_sends.events import (
-    Audience,
-    HeadersNotBelieved,
-    LimitChanged,
-    StoreFailed,
-    StoreRecovered,
-    StoreUsed,
-)
+from braze_sends.listeners import Audience
 from braze_sends.models import QuotaStatus
 from braze_sends.quota.group import Group, Operation, Outcome, alone
 from braze_sends.quota.line import Held, Line, WaitBudget, Waiter
 from braze_sends.quota.rule.history import History
 from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reason, Status, Wait
-from braze_sends.quota.watch import Watch
 from braze_sends.stores.memory import MemoryStore
 from braze_sends.stores.store import Remembered, Store, Transaction, steady
+
+if typing.TYPE_CHECKING:
+    from braze_sends.quota.reports import QuotaReports
 
 T = TypeVar("T")
 
@@ -129,6 +127,13 @@ class Limiter:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
                 self._loop.call_soon_threadsafe(self._look)
 
+    @functools.cached_property
+    def _reports(self) -> QuotaReports:
+        # Imported when something is told, since most programs listen to nothing.
+        from braze_sends.quota.reports import QuotaReports
+
+        return QuotaReports(self.audience, self._workspace)
+
     async def acquire(self, ask: Ask, budget: WaitBudget) -> Held | Remembered:
         """Wait for the right to make an attempt.
 
@@ -192,16 +197,8 @@ class Limiter:
             return believed
 
         believed = await self._operate(settle, ask.pair)
-        if answer.window is not None and not believed and self.audience.want(HeadersNotBelieved):
-            said = answer.window
-            self.audience.tell(
-                HeadersNotBelieved(
-                    workspace=self._workspace,
-                    limit=said.limit,
-                    used=said.used,
-                    resets_at=datetime.fromtimestamp(said.reset, UTC),
-                )
-            )
+        if answer.window is not None and not believed and self.audience.want(logging.DEBUG):
+            self._reports.headers_not_believed(answer.window)
 
     async def close(self, ask: Ask) -> None:
         """Hand back the lease of a create that makes no further attempt."""
@@ -381,27 +378,21 @@ class Limiter:
     def _in_place(self, pairs: Collection[str], change: Callable[[Transaction], T]) -> T:
         """One transaction of a store that never suspends."""
         assert self._run_in_place is not None  # noqa: S101  # whoever calls this has looked
-        if not self.audience.want(LimitChanged):  # of all that a watch tells, the loudest
+        if not self.audience.want(logging.INFO):  # the highest level of what is told
             return self._run_in_place(self._workspace, pairs, change)
-        watch, started = Watch(change), self._loop.time()
+        watch, started = self._reports.watch(change), self._loop.time()
         result = self._run_in_place(self._workspace, pairs, watch)
-        self._tell(watch, started)
+        self._reports.transaction(watch, self._loop.time() - started)
         return result
 
     async def _transact(self, pairs: Collection[str], change: Callable[[Transaction], T]) -> T:
         """One transaction of a store that may suspend."""
-        if not self.audience.want(LimitChanged):  # of all that a watch tells, the loudest
+        if not self.audience.want(logging.INFO):  # the highest level of what is told
             return await self._store.transact(self._workspace, pairs, change)
-        watch, started = Watch(change), self._loop.time()
+        watch, started = self._reports.watch(change), self._loop.time()
         result = await self._store.transact(self._workspace, pairs, watch)
-        self._tell(watch, started)
+        self._reports.transaction(watch, self._loop.time() - started)
         return result
-
-    def _tell(self, watch: Watch[Any], started: float) -> None:
-        for event in watch.events(self._workspace):
-            self.audience.tell(event)
-        seconds = self._loop.time() - started
-        self.audience.tell(StoreUsed(workspace=self._workspace, seconds=seconds))
 
     def _committed(self, task: asyncio.Task[None]) -> None:
         self._committing = None
@@ -428,8 +419,7 @@ class Limiter:
         """Give the operations their results, and the waiters what was decided."""
         now = self._loop.time()
         if self._away_since is not None:
-            away = now - self._away_since
-            self.audience.tell(StoreRecovered(workspace=self._workspace, seconds=away))
+            self._reports.store_recovered(now - self._away_since)
         self._away_since, self._room = None, outcome.room
         for operation, result in zip(group.operations, outcome.results, strict=True):
             if not operation.future.done():
@@ -501,7 +491,7 @@ class Limiter:
         error, now = _told(error), self._loop.time()
         if self._away_since is None:
             self._away_since = now
-        self.audience.tell(StoreFailed(workspace=self._workspace, message=str(error)))
+        self._reports.store_failed(error)
         patient = now - self._away_since < LONGEST_OUTAGE
         # Each gets a copy, since each create writes its own pair into the error.
         for operation in group.operations:

@@ -23,7 +23,8 @@ VERDICT = "braze_sends/verdict.py"
 RETRY = "braze_sends/retry.py"
 REPORTS = "braze_sends/reports.py"
 EVENTS = "braze_sends/events.py"
-WATCH = "braze_sends/quota/watch.py"
+LISTENERS = "braze_sends/listeners.py"
+WATCH = "braze_sends/quota/reports.py"
 
 
 @attrs.frozen
@@ -3057,7 +3058,7 @@ FAULTS = (
     ),
     Fault(
         "a listener's error ends the create",
-        EVENTS,
+        LISTENERS,
         old="        except Exception:\n            if id(listener)",
         new="        except ValueError:\n            if id(listener)",
         breaks="A fault in a dashboard's code loses a send.",
@@ -3073,7 +3074,7 @@ FAULTS = (
     ),
     Fault(
         "one of two clients hears of the quota",
-        EVENTS,
+        LISTENERS,
         old="if listener not in told:",
         new="if not told:",
         breaks="A dashboard shows old numbers.",
@@ -3082,7 +3083,10 @@ FAULTS = (
     Fault(
         "a create that is called off is not told",
         CREATE,
-        old="        if task.cancelled():\n            self._reports.cancelled(create)\n",
+        old=(
+            "        if create.watched and task.cancelled():\n"
+            "            self._reports.cancelled(create)\n"
+        ),
         new="",
         breaks="A span never ends.",
         killer="tests/observe/test_events.py::test_a_create_that_is_called_off_is_told_as_cancelled",

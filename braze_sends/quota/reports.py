@@ -1,10 +1,10 @@
-"""What a transaction changed in the quota, told as events."""
+"""What happens to the quota and its store, told as events. Imported when something is told."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -13,11 +13,16 @@ from braze_sends.events import (
     DoubtCleared,
     DoubtOpened,
     Event,
+    HeadersNotBelieved,
     LimitChanged,
     QuotaLearnt,
+    StoreFailed,
+    StoreRecovered,
+    StoreUsed,
     WindowEnded,
 )
-from braze_sends.quota.rule.messages import Status
+from braze_sends.listeners import Audience
+from braze_sends.quota.rule.messages import Reading, Status
 from braze_sends.quota.rule.window import SAME_RESET
 from braze_sends.stores.store import Transaction
 
@@ -89,6 +94,43 @@ class Watch(Generic[T]):
                 unconfirmed=status.unconfirmed,
                 resets_at=None if status.reset is None else _utc(status.reset),
             )
+
+
+class QuotaReports:
+    """Tells the audience of one workspace's quota."""
+
+    def __init__(self, audience: Audience, workspace: str) -> None:
+        self._audience = audience
+        self._workspace = workspace
+
+    def watch(self, change: Callable[[Transaction], T]) -> Watch[T]:
+        """The transition, watched."""
+        return Watch(change)
+
+    def transaction(self, watch: Watch[Any], seconds: float) -> None:
+        """A transaction has ended well; it took so many seconds."""
+        for event in watch.events(self._workspace):
+            self._audience.tell(event)
+        self._audience.tell(StoreUsed(workspace=self._workspace, seconds=seconds))
+
+    def headers_not_believed(self, reading: Reading) -> None:
+        """The headers of an answer were not taken over."""
+        self._audience.tell(
+            HeadersNotBelieved(
+                workspace=self._workspace,
+                limit=reading.limit,
+                used=reading.used,
+                resets_at=_utc(reading.reset),
+            )
+        )
+
+    def store_failed(self, error: Exception) -> None:
+        """A transaction of those who wait has failed."""
+        self._audience.tell(StoreFailed(workspace=self._workspace, message=str(error)))
+
+    def store_recovered(self, seconds: float) -> None:
+        """A transaction has ended well again, so many seconds after the first that failed."""
+        self._audience.tell(StoreRecovered(workspace=self._workspace, seconds=seconds))
 
 
 def _utc(epoch: float) -> datetime:
