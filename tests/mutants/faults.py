@@ -189,22 +189,6 @@ FAULTS = (
         killer="tests/quota/test_turns.py::test_an_unconfirmed_slot_that_ripens_about_the_reset_stays_after_it",
     ),
     Fault(
-        "created outlives its window",
-        LEDGER,
-        old="self.created = self.cleared = 0\n        self.history",
-        new="self.cleared = 0\n        self.history",
-        breaks="An own limit counts the sends of the window before.",
-        killer="tests/quota/test_turns.py::test_an_own_limit_begins_anew_in_a_new_window",
-    ),
-    Fault(
-        "cleared outlives its window",
-        LEDGER,
-        old="self.created = self.cleared = 0\n        self.history",
-        new="self.created = 0\n        self.history",
-        breaks="An own limit counts the unconfirmed slots of the window before.",
-        killer="tests/quota/test_turns.py::test_an_own_limit_begins_anew_in_a_new_window",
-    ),
-    Fault(
         "dismissed outlives its window",
         WINDOW,
         old="self.reset, self.dismissed, self.sighting = None, 0, None",
@@ -222,7 +206,7 @@ FAULTS = (
     ),
     Fault(
         "the history outlives its window",
-        LEDGER,
+        RULE,
         old="self.history = History()\n",
         new="pass\n",
         breaks="The creations shown are those of two windows.",
@@ -231,8 +215,8 @@ FAULTS = (
     Fault(
         "a new window needs no probe",
         RULE,
-        old="self.begin_counts()\n        self.forget_state(now)",
-        new="self.begin_counts()",
+        old="self.history = History()\n        self.forget_state(now)",
+        new="self.history = History()",
         breaks="A burst goes into a window that may not have begun, or has a lower limit.",
         killer="tests/test_schedules.py::test_a_window_that_opens_late_draws_two_refusals_and_not_eight",
     ),

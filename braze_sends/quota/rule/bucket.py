@@ -34,6 +34,7 @@ import attrs
 from braze_sends.headers import LONGEST_WAIT
 from braze_sends.quota.rule.clock import Clock
 from braze_sends.quota.rule.gate import SHORTEST_PAUSE, Gate
+from braze_sends.quota.rule.history import History
 from braze_sends.quota.rule.ledger import NO_LIMIT, Ledger
 from braze_sends.quota.rule.messages import Answer, Ask, Grant, Reading, Reason, Status, Wait
 from braze_sends.quota.rule.share import Share
@@ -82,7 +83,7 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         end = (self.reset or 0.0) - self.offset - SAME_RESET
         self.keep_unconfirmed(lambda slot: not slot.asked and slot.ripe > end)
         self.begin_anew()
-        self.begin_counts()
+        self.history = History()
         self.forget_state(now)
 
     # --- asking ----------------------------------------------------------------------------------

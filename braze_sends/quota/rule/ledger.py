@@ -305,11 +305,6 @@ class Ledger:
             - sum(c.may_exist for c in self.unconfirmed.values())
         )
 
-    def begin_counts(self) -> None:
-        """A new window begins."""
-        self.created = self.cleared = 0
-        self.history = History()
-
     def count_from(self, reset: float, same: float) -> None:
         """A believed answer names the window that ends at ``reset``.
 
