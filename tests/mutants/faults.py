@@ -1692,7 +1692,7 @@ FAULTS = (
         old="if created or (reading is higher and higher.used == higher.limit):",
         new="if created:",
         breaks="A raised limit that is used up as well is dismissed.",
-        killer="tests/quota/test_turns.py::test_a_higher_limit_that_is_used_up_refuses_and_is_credible",
+        killer="tests/quota/test_turns.py::test_a_higher_limit_that_is_used_up_refuses_and_is_ours",
     ),
     Fault(
         "pauses grow for ever",
