@@ -1711,16 +1711,6 @@ FAULTS = (
         killer="tests/quota/test_turns.py::test_the_number_of_probes_stays_small",
     ),
     Fault(
-        "a lost record uses up an own limit",
-        RULE,
-        old="if self.reset is not None:\n            # Any send",
-        new="if True:\n            # Any send",
-        breaks=(
-            "A store that was set back before the first answer lets nothing go under an own limit."
-        ),
-        killer="tests/quota/test_turns.py::test_a_state_without_a_window_that_may_be_old_loosens_and_tightens_no_own_limit",
-    ),
-    Fault(
         "forgetting keeps the limit",
         WINDOW,
         old="self.limit, self.learned, self.sighting = ASSUMED_LIMIT, -math.inf, None",

@@ -308,7 +308,8 @@ class World:
         attempt = Attempt(pair, process, now)
         attempt.alone = not any(one.sent > now - TIMEOUT - 5 for one in self.under_way)
         attempt.unconfirmed = sum(
-            one.told > one.sent + TIMEOUT and one.sent <= now - RIPE + LATENCY
+            (one.told > one.sent + TIMEOUT or (one.status or 0) >= 500)
+            and one.sent <= now - RIPE + LATENCY
             for one in self.attempts[-300:]
         ) + sum(when <= now - RIPE + TIMEOUT for when in self.unkept)
         self.attempts.append(attempt)

@@ -394,9 +394,8 @@ class Bucket(Share, Ledger, Gate, Window, Clock):
         What it counts is a lower bound from now on, and one request goes first to ask for the rest.
         """
         self.forget_state(now)
-        if self.reset is not None:
-            # Any send that Braze counts beyond ours may be one of ours that was lost.
-            self.cleared = max(self.cleared, self.limit)
+        # Any send that Braze counts beyond ours may be one of ours that was lost.
+        self.cleared = max(self.cleared, self.limit)
 
     def status(self, own_limit: int | None = None) -> Status:
         """The numbers to show, under the caller's own ``own_limit``."""
