@@ -1745,8 +1745,8 @@ FAULTS = (
     Fault(
         "a lost record needs no probe",
         RULE,
-        old='"""\n        self.forget_state(now)\n        if self.reset',
-        new='"""\n        if self.reset',
+        old='"""\n        self.forget_state(now)\n        # Any send',
+        new='"""\n        # Any send',
         breaks="A burst goes out on the numbers of a store that was set back.",
         killer="tests/quota/test_turns.py::test_a_state_that_may_be_old_is_asked_for_and_counts_all_against_an_own_limit",
     ),
