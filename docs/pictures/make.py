@@ -108,7 +108,7 @@ def lease() -> Iterator[str]:
 
 def lost() -> Iterator[str]:
     """A lost answer, and the retry under the same name."""
-    yield text(24, 40, "A lost answer costs no second slot", "bold")
+    yield text(24, 40, "A lost answer makes no second send ID", "bold")
     yield from box(24, 60, 150, "Client")
     yield from box(426, 60, 150, "Braze")
     for x in (99, 501):
