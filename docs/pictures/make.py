@@ -138,7 +138,7 @@ def workers() -> Iterator[str]:
     yield from box(446, 131, 130, "Braze", "100 a day")
     yield arrow((89, 258), (89, 300), (511, 300), (511, 197))
     yield text(300, 290, "requests go to Braze only with a lease", "middle faint")
-    yield text(300, 224, "takes leases, keeps results", "middle faint")
+    yield text(300, 224, "gives leases, keeps results", "middle faint")
 
 
 PICTURES = {
