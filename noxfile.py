@@ -176,3 +176,12 @@ def build(session: nox.Session) -> None:
         session.run("python", "-m", "venv", "venv")
         session.run("venv/bin/pip", "install", "--quiet", f"{wheel}[cli]", external=True)
         session.run("venv/bin/braze-sends", "demo", external=True)
+
+
+@nox.session
+def pages(session: nox.Session) -> None:
+    """Overflow and contrast of the documentation, in Chromium, which must be installed."""
+    _install(session, "docs", "pages")
+    built = Path("docs", "_build", "html")
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-b", "html", "docs", str(built))
+    session.run("python", "tools/pages.py", str(built))
