@@ -8,6 +8,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
+import zipfile
 from pathlib import Path
 
 import nox
@@ -113,10 +116,11 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff: the rules, and the form."""
+    """ruff: the rules, and the form; codespell: words in code and prose."""
     session.install(*nox.project.dependency_groups(PYPROJECT, "lint"), silent=True)
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
+    session.run("codespell")
 
 
 @nox.session
@@ -144,3 +148,40 @@ def bench(session: nox.Session) -> None:
     """
     _install(session, "bench")
     session.run("python", "-m", "benchmarks", *(session.posargs or ["--write"]))
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The sdist and the wheel in ``dist/``, checked; then the demo of the wheel alone."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "build"), silent=True)
+    dist = Path("dist").absolute()
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build")
+    sdist, wheel = next(dist.glob("*.tar.gz")), next(dist.glob("*.whl"))
+    session.run("twine", "check", "--strict", str(sdist), str(wheel))
+
+    tracked = str(session.run("git", "ls-files", external=True, silent=True)).split()
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    if lacks := [name for name in tracked if not name.startswith(".") and name not in held]:
+        session.error(f"{sdist.name} lacks {lacks}: add them to pyproject.toml")
+    names = zipfile.ZipFile(wheel).namelist()
+    roots = {name.partition("/")[0] for name in names}
+    if foreign := [r for r in roots if r != "braze_sends" and not r.endswith(".dist-info")]:
+        session.error(f"{wheel.name} has {foreign}, which are no parts of the package")
+    if "braze_sends/py.typed" not in names:
+        session.error(f"{wheel.name} lacks braze_sends/py.typed")
+
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
+        session.run("python", "-m", "venv", "venv")
+        session.run("venv/bin/pip", "install", "--quiet", f"{wheel}[cli]", external=True)
+        session.run("venv/bin/braze-sends", "demo", external=True)
+
+
+@nox.session
+def pages(session: nox.Session) -> None:
+    """Overflow and contrast of the documentation, in Chromium, which must be installed."""
+    _install(session, "docs", "pages")
+    built = Path("docs", "_build", "html")
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-b", "html", "docs", str(built))
+    session.run("python", "tools/pages.py", str(built))
