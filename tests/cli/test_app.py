@@ -126,8 +126,16 @@ def test_used_up_quota_is_exit_code_75(run: Run, fake: FakeBraze) -> None:
 
     assert (75, "") == (result.exit_code, result.stdout)
     assert result.stderr.startswith("error: ")
-    assert "the quota resets " in result.stderr
+    assert "; come back in 12 h 0 min" in result.stderr
+    assert "(the quota resets " in result.stderr
     assert 1 == result.stderr.count("\n")
+
+
+def test_a_quota_that_no_wait_brings_back_tells_only_its_reset() -> None:
+    """Where the headroom keeps all slots, no duration is told."""
+    resets_at = datetime(2026, 11, 26, tzinfo=UTC)
+    line = common.error_line(QuotaExhaustedError("none left", resets_at=resets_at))
+    assert f"none left (the quota resets {common.moment(resets_at)})" == line
 
 
 def test_headroom_is_left(run: Run, lasting: MemoryStore, fake: FakeBraze) -> None:
@@ -166,7 +174,9 @@ def test_refused_key_is_an_error(run: Run) -> None:
     result = run("create", "c", env={"BRAZE_API_KEY": "another-s3cr3t"})
 
     assert (1, "") == (result.exit_code, result.stdout)
-    assert result.stderr.startswith("error: 401: Invalid API key: ***")
+    assert result.stderr.startswith(
+        "error: 401: Invalid API key: ***. A wrong key, or a key of another instance than "
+    )
 
 
 @pytest.mark.parametrize(
