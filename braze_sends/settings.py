@@ -26,6 +26,10 @@ INSTANCES: Mapping[str, str] = {
 }  # fmt: skip
 
 
+#: The bare name of one of these hosts, or of one that is not in the list yet.
+_REST_HOST = re.compile(r"rest(\.[a-z0-9-]+)+\.braze\.(com|eu)/*")
+
+
 #: What the client sets itself, or what HTTP sets for one connection alone.
 OUR_HEADERS = {
     "accept", "accept-encoding", "authorization", "connection", "content-encoding",
@@ -228,11 +232,14 @@ def checked_base_url(value: object, allow_http_host: object = None) -> str:
         )
     if text.upper() in INSTANCES:
         return INSTANCES[text.upper()]
+    if _REST_HOST.fullmatch(text.lower()):
+        return f"https://{text.lower().rstrip('/')}"
     if "://" not in text:
         # Shown only if it cannot be the key, passed in the wrong place.
         shown = repr(text) if len(text) <= 8 or "." in text or ":" in text else "given"
         raise ConfigurationError(
-            f"unknown instance {shown}: known are {known}; for another give its https URL"
+            f"unknown instance {shown}: known are {known}; for another give its https URL, such as "
+            "https://rest.iad-01.braze.com"
         )
     try:
         parts = urlsplit(text)
