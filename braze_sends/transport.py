@@ -409,7 +409,7 @@ def _problem(error: Exception, session: aiohttp.ClientSession) -> str:
     if isinstance(error, ValueError):
         return _NETRC if str(error).startswith("Cannot combine AUTHORIZATION header") else ""
     if session.closed or str(error) == "Event loop is closed":
-        return "the session passed is closed, or its event loop has ended"
+        return "the session passed is closed, or its event loop has ended; pass an open one"
     return ""
 
 

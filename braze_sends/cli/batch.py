@@ -141,7 +141,12 @@ class Run:
             self.unanswered_in_a_row += 1
             if self.unanswered_in_a_row == GIVE_UP_AFTER:
                 rows = f"{GIVE_UP_AFTER} rows in a row got no answer"
-                self.fail(BrazeSendsError(f"{rows}: the connection is taken for dead"))
+                self.fail(
+                    BrazeSendsError(
+                        f"{rows}, so the batch has stopped; to find the cause, run: "
+                        "braze-sends doctor"
+                    )
+                )
 
     def fail(self, error: BrazeSendsError) -> None:
         self.summary.fatal = self.summary.fatal or error

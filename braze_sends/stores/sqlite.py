@@ -149,7 +149,10 @@ class _File:
                     if not wrote or self._is_there():
                         return result
                 self.close_connection()
-        raise StoreError(f"{self._path}: the file is replaced again and again")
+        raise StoreError(
+            f"{self._path}: the file is replaced again and again; end the program that "
+            "writes it, and use a file of its own for the quota"
+        )
 
     def _is_there(self) -> bool:
         if self._identity is None:

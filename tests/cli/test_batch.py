@@ -348,7 +348,7 @@ def test_what_every_row_would_be_told_ends_it(batch: Batch, fake: FakeBraze, sta
     assert (1, 1, []) == (result.exit_code, len(fake.requests), lines())
     assert f"error: {status}: " in result.stderr
     assert result.stderr.endswith(
-        "\n3 left: when that is mended, the same command goes on from here\n"
+        "\n3 left: once that is fixed, the same command goes on from here\n"
     )
     fake.fault_for = lambda request: None
     assert 0 == batch(csv(1, 2, 3)).exit_code
@@ -397,9 +397,10 @@ def test_a_dead_line_ends_it(batch: Batch, fake: FakeBraze) -> None:
     assert 1 == result.exit_code
     assert 5 == result.stderr.count("unknown: ")
     assert result.stderr.endswith(
-        "error: 5 rows in a row got no answer: the connection is taken for dead\n"
+        "error: 5 rows in a row got no answer, so the batch has stopped; to find the cause, run: "
+        "braze-sends doctor\n"
         "50 rows: 5 unknown\n"
-        "50 left: when that is mended, the same command goes on from here\n"
+        "50 left: once that is fixed, the same command goes on from here\n"
     )
     assert 15 == len(fake.requests)
 
