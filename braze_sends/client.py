@@ -499,7 +499,8 @@ class SendsClient:
                     )
                 if self._transport.borrows_session:
                     raise ConfigurationError(
-                        "the session passed to this client belongs to an event loop that has ended"
+                        "the session passed to this client belongs to an event loop that has "
+                        "ended; make the session and the client in the loop that uses them"
                     )
             self._transport.detach()
             limiter = Limiter.of(self._store, self._settings.workspace)
@@ -522,5 +523,8 @@ class SendsClient:
         if request.send_id is None and factory is not None:
             request = protocol.check_request(CreateSendId(campaign_id, factory()))
             if request.send_id is None:
-                raise ConfigurationError("send_id_factory returned None", campaign_id=campaign_id)
+                raise ConfigurationError(
+                    "send_id_factory returned None; it must return the send ID as a string",
+                    campaign_id=campaign_id,
+                )
         return request

@@ -25,7 +25,7 @@ text and numbers that have been cleaned of the key. ``to_dict`` and ``from_dict`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from braze_sends.models import RateLimit
@@ -153,8 +153,12 @@ class QuotaExhaustedError(BrazeSendsError):
         self._take(told)
 
     def __str__(self) -> str:
-        when = "" if self.retry_after is None else f"; come back in {self.retry_after:.0f} s"
-        return f"{self.message}{when}"
+        when, resets = "", ""
+        if self.retry_after is not None:
+            when = f"; come back in {span(self.retry_after)}"
+        if self.resets_at is not None:
+            resets = f" (the quota resets {self.resets_at.astimezone(UTC):%Y-%m-%d %H:%M UTC})"
+        return f"{self.message}{when}{resets}"
 
 
 class StoreError(BrazeSendsError):
@@ -261,6 +265,15 @@ class InternalServerError(APIStatusError):
 
 class APIResponseValidationError(APIResponseError):
     """A 2xx answer whose body is not what Braze documents."""
+
+
+def span(seconds: float) -> str:
+    """A duration in its two largest units, such as ``23 h 17 min``."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _one_of(*kinds: type) -> Callable[[Any], Any]:

@@ -176,7 +176,9 @@ class Journal:
         """
         for request in requests:
             if request.send_id is None:
-                raise ConfigurationError("a journal needs a send_id for each request")
+                raise ConfigurationError(
+                    "a journal needs a send_id for each request; new_send_id() makes one"
+                )
             if request not in self:
                 yield request
 
@@ -287,7 +289,10 @@ class Journal:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise JournalError(f"{self._name} is being written by another batch") from None
+            raise JournalError(
+                f"{self._name} is being written by another batch; wait for its end, or name "
+                "another file"
+            ) from None
 
     def _read(self, file: io.FileIO) -> tuple[int, bool]:
         """Take in the lines. Where they end, and whether the last one lacks its line break."""
@@ -325,7 +330,8 @@ class Journal:
 
     def _foreign(self, number: int) -> JournalError:
         return JournalError(
-            f"{self._name} cannot be the output: its line {number} is no result of a batch"
+            f"{self._name} cannot be the output: its line {number} is no result of a batch; name "
+            "another file"
         )
 
     def _make_room(self, file: io.FileIO, end: int, unfinished: bool) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 from cattrs import Converter
@@ -73,6 +74,7 @@ class Reply:
     headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
     too_long: bool = False
+    host: str = attrs.field(default="this instance", eq=False)  #: that was asked, for messages
 
 
 @attrs.frozen
@@ -375,20 +377,46 @@ def _error(
     if kind is APIResponseValidationError:
         message = f"{_complaint(reply, answer)}{f': {message}' if message else ''}"
     elif 300 <= reply.status < 400:
-        message = "redirected, which is never followed since the key would go with it"
+        message = (
+            "redirected, which is never followed since the key would go with it; check that the "
+            "base URL is a REST endpoint of Braze"
+        )
+    # An empty body does not show who answered. Any other text that is no JSON is not Braze's.
+    from_edge = answer is _NOT_JSON and not reply.too_long and bool(reply.body.strip())
     return kind(
-        message or "no message",
+        (message or "no message") + _advice(reply, from_edge=from_edge),
         status_code=reply.status,
         errors=errors,
         request_id=headers.request_id,
         rate_limit=headers.rate_limit,
         retry_after=headers.retry_after,
-        # An empty body does not show who answered. Any other text that is no JSON is not Braze's.
-        from_edge=answer is _NOT_JSON and not reply.too_long and bool(reply.body.strip()),
+        from_edge=from_edge,
         quota_spent=False if reply.status in NOT_COUNTED else None,
         campaign_id=request.campaign_id,
         send_id=request.send_id,
     )
+
+
+def _advice(reply: Reply, *, from_edge: bool) -> str:
+    """The next step after a status that another attempt would meet too; else empty."""
+    if from_edge and reply.status in (401, 403):
+        return (
+            f". The answer is not JSON, so a proxy or CDN before {reply.host} sent it, not Braze's "
+            "API: check the base URL, and that this network may reach it"
+        )
+    return _ADVICE.get(reply.status, "").format(reply.host)
+
+
+#: https://www.braze.com/docs/api/errors/ and /docs/api/basics/#rest-api-key-permissions.
+_ADVICE: Final = {
+    401: ". A wrong key, or a key of another instance than {}: compare BRAZE_API_KEY and "
+    "BRAZE_BASE_URL with Settings > APIs and Identifiers in Braze's dashboard",
+    403: ". The key needs the permission sends.id.create, and its IP allowlist, if it has one, "
+    "must hold this address: see the key under Settings > APIs and Identifiers in Braze's "
+    "dashboard (asked: {})",
+    404: ". {} has no such path: check that the base URL is a REST endpoint of Braze, such as "
+    "https://rest.iad-01.braze.com",
+}
 
 
 def _complaint(reply: Reply, answer: object) -> str:

@@ -26,6 +26,10 @@ INSTANCES: Mapping[str, str] = {
 }  # fmt: skip
 
 
+#: The bare name of one of these hosts, or of one that is not in the list yet.
+_REST_HOST = re.compile(r"rest(\.[a-z0-9-]+)+\.braze\.(com|eu)/*")
+
+
 #: What the client sets itself, or what HTTP sets for one connection alone.
 OUR_HEADERS = {
     "accept", "accept-encoding", "authorization", "connection", "content-encoding",
@@ -156,7 +160,9 @@ class Settings:
         if workspace is None:
             workspace = f"{urlsplit(url).netloc}:{key.digest()}"
         elif not isinstance(workspace, str) or not workspace.strip() or not workspace.isprintable():
-            raise ConfigurationError("workspace must be a non-empty printable string")
+            raise ConfigurationError(
+                "workspace must be a non-empty printable string; leave it out for one of each key"
+            )
         if send_id_factory is not None and not callable(send_id_factory):
             raise ConfigurationError("send_id_factory must be callable, or None")
         return cls(
@@ -182,7 +188,10 @@ def _checked_headers(given: object, key: ApiKey) -> Mapping[str, str]:
         )
     for name, value in given.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or key.scrub(name) != name:
-            raise ConfigurationError("a name in default_headers is not the name of a header")
+            raise ConfigurationError(
+                "a name in default_headers is not the name of a header; use ASCII letters, digits "
+                "and hyphens"
+            )
         if name.lower() in OUR_HEADERS:
             instead = "; pass user_agent=…" if name.lower() == "user-agent" else ""
             raise ConfigurationError(
@@ -228,26 +237,36 @@ def checked_base_url(value: object, allow_http_host: object = None) -> str:
         )
     if text.upper() in INSTANCES:
         return INSTANCES[text.upper()]
+    if _REST_HOST.fullmatch(text.lower()):
+        return f"https://{text.lower().rstrip('/')}"
     if "://" not in text:
         # Shown only if it cannot be the key, passed in the wrong place.
         shown = repr(text) if len(text) <= 8 or "." in text or ":" in text else "given"
         raise ConfigurationError(
-            f"unknown instance {shown}: known are {known}; for another give its https URL"
+            f"unknown instance {shown}: known are {known}; for another give its https URL, such as "
+            "https://rest.iad-01.braze.com"
         )
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
         (host or "").encode("idna")
     except ValueError:
-        raise ConfigurationError("base_url is not a URL: its host or port cannot be read") from None
+        raise ConfigurationError(
+            "base_url is not a URL: its host or port cannot be read; give one such as "
+            "https://rest.iad-01.braze.com"
+        ) from None
     if not host or parts.scheme not in ("https", "http") or not text.isprintable() or " " in text:
         raise ConfigurationError(
             "base_url must be an https URL such as https://rest.iad-01.braze.com"
         )
     if parts.username is not None or parts.password is not None:
-        raise ConfigurationError("base_url must not carry a user name or password")
+        raise ConfigurationError(
+            "base_url must not carry a user name or password; leave out all up to the @"
+        )
     if parts.query or parts.fragment or text.endswith(("?", "#")):
-        raise ConfigurationError("base_url must not carry a query or fragment")
+        raise ConfigurationError(
+            "base_url must not carry a query or fragment; leave out ? or # and what follows"
+        )
     if parts.scheme == "http" and not _is_loopback(host) and host != http_host:
         raise ConfigurationError(
             "base_url must be https: plain http would show the API key to the network (http is "
@@ -255,7 +274,9 @@ def checked_base_url(value: object, allow_http_host: object = None) -> str:
             "BRAZE_SENDS_ALLOW_HTTP_HOST names: an emulator, with a key that is made up)"
         )
     if parts.path.rstrip("/").endswith("/sends/id/create"):
-        raise ConfigurationError("base_url must end before the endpoint's path, /sends/id/create")
+        raise ConfigurationError(
+            "base_url must end before the endpoint's path; leave out /sends/id/create"
+        )
     # A 403 is also blamed on a trailing slash.
     return text.rstrip("/")
 

@@ -198,6 +198,7 @@ class Transport:
                 "session has credentials of its own (auth=…); Braze takes the API key alone"
             )
         self._url = base_url + PATH
+        self._host = urlsplit(base_url).hostname or ""
         self._key = key
         self._timeout = timeout
         self._given = session
@@ -252,7 +253,7 @@ class Transport:
                 exchange.sent = True  # an answer came, whatever was written
                 headers = _joined(response)
                 content, too_long = await _read(response)
-                return Reply(response.status, headers, content, too_long)
+                return Reply(response.status, headers, content, too_long, host=self._host)
         except TimeoutError as error:  # aiohttp's total timeout is no ClientError
             timed_out = True
             reason = _reason(error, "no answer within the timeout", exchange.sent)
@@ -260,7 +261,7 @@ class Transport:
             advice = _advice(error)
             permanent = bool(advice)
             reason = exchange.withheld or _reason(error, "the connection failed", exchange.sent)
-            reason += advice
+            reason += advice or _diagnosis(error)
         except (RuntimeError, ValueError) as error:
             problem = _problem(error, session)
             if exchange.sent or not problem:
@@ -408,7 +409,7 @@ def _problem(error: Exception, session: aiohttp.ClientSession) -> str:
     if isinstance(error, ValueError):
         return _NETRC if str(error).startswith("Cannot combine AUTHORIZATION header") else ""
     if session.closed or str(error) == "Event loop is closed":
-        return "the session passed is closed, or its event loop has ended"
+        return "the session passed is closed, or its event loop has ended; pass an open one"
     return ""
 
 
@@ -426,6 +427,13 @@ def _advice(error: Exception) -> str:
     return ""
 
 
+def _diagnosis(error: Exception) -> str:
+    """How to find out why a host cannot be reached; empty for a connection that was there."""
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return ""
+    return "; to find the cause, run: braze-sends doctor"
+
+
 def _bare(error: Exception) -> Exception:
     """An error of aiohttp's without what was sent, which may be a password of the proxy."""
     if isinstance(error, aiohttp.ClientResponseError):
@@ -441,7 +449,7 @@ def _reason(error: BaseException, what: str, sent: bool) -> str:
     # Only the system's words are told: aiohttp's may quote an answer, or a proxy's password.
     said = [type(error).__name__]
     if isinstance(error, aiohttp.ClientConnectorError):
-        said.append(error.host)
+        what = f"cannot connect to {error.host}"
     if isinstance(error, aiohttp.ClientHttpProxyError):
         said.append(str(error.status))
     if isinstance(error, OSError) and error.strerror:

@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from importlib.metadata import version
 from multiprocessing import get_context
 from typing import Any
@@ -295,9 +295,37 @@ def test_the_text_of_an_error_is_readable(kind: type[BrazeSendsError]) -> None:
     if issubclass(kind, APIResponseError):
         text = "418: what happened (request 9d4c0c4e)"
     if kind is QuotaExhaustedError:
-        text = "what happened; come back in 12 s"
+        text = "what happened; come back in 12 s (the quota resets 2026-11-21 12:00 UTC)"
     assert text == str(full(kind))
     assert f"{kind.__name__}('what happened')" == repr(full(kind))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (83_818.0, "23 h 16 min"),
+        (3600.0, "1 h 0 min"),
+        (125.4, "2 min 5 s"),
+        (59.4, "59 s"),
+        (0.0, "0 s"),
+    ],
+)
+def test_an_exhausted_quota_tells_how_long_to_wait(seconds: float, told: str) -> None:
+    """A duration is in its two largest units, not in seconds alone."""
+    error = QuotaExhaustedError("none left", retry_after=seconds)
+    assert f"none left; come back in {told}" == str(error)
+
+
+def test_an_exhausted_quota_tells_the_time_of_its_reset_in_utc() -> None:
+    """Also where it is given in another zone, and where nothing says how long to wait."""
+    zone = timezone(timedelta(hours=9))
+    resets_at = datetime(2026, 11, 26, 9, tzinfo=zone)
+    error = QuotaExhaustedError("none left", resets_at=resets_at, retry_after=83_818.0)
+    assert "none left; come back in 23 h 16 min (the quota resets 2026-11-26 00:00 UTC)" == str(
+        error
+    )
+    error = QuotaExhaustedError("none left", resets_at=resets_at)
+    assert "none left (the quota resets 2026-11-26 00:00 UTC)" == str(error)
 
 
 def test_an_answer_without_a_request_id_has_a_shorter_text() -> None:

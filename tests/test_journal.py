@@ -36,6 +36,7 @@ from tests.waiting import PATIENCE
 
 A, B, C = (CreateSendId("campaign", name) for name in "abc")
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+BUSY = "is being written by another batch; wait for its end, or name another file"
 
 
 def line(request: CreateSendId = A, status: str = "created", error: str | None = None) -> bytes:
@@ -296,7 +297,8 @@ def test_what_is_not_ours_is_left_alone(path: Path, before: bytes, content: byte
     path.write_bytes(before + content)
     number = before.count(b"\n") + 1
 
-    assert f"cannot be the output: its line {number} is no result of a batch" == refusal(path)
+    says = f"its line {number} is no result of a batch; name another file"
+    assert f"cannot be the output: {says}" == refusal(path)
     assert before + content == path.read_bytes()
 
 
@@ -304,7 +306,8 @@ def test_a_file_of_nuls_is_refused(path: Path) -> None:
     """NULs and no line of ours are nothing that a crash of a batch would leave."""
     path.write_bytes(b"\0" * 4096)
 
-    assert "cannot be the output: its line 1 is no result of a batch" == refusal(path)
+    says = "its line 1 is no result of a batch; name another file"
+    assert f"cannot be the output: {says}" == refusal(path)
     assert b"\0" * 4096 == path.read_bytes()
 
 
@@ -431,7 +434,7 @@ def test_two_batches_do_not_write_one_file_at_once(path: Path) -> None:
     """While one batch writes a file no other does; afterwards the next may."""
     with Journal.open(str(path)) as journal:
         write(journal)
-        assert "is being written by another batch" == refusal(path)
+        assert BUSY == refusal(path)
         write(journal, B)
     with Journal.open(str(path)) as journal:
         assert B in journal
@@ -458,7 +461,7 @@ def test_two_processes_do_not_write_one_file_at_once(path: Path) -> None:
     with holder:
         assert holder.stdout is not None
         assert "open\n" == holder.stdout.readline()
-        assert "is being written by another batch" == refusal(path)
+        assert BUSY == refusal(path)
         holder.kill()
         holder.wait()
         Journal.open(str(path)).close()

@@ -30,6 +30,7 @@ from braze_sends import (
     RateLimitError,
     SendId,
 )
+from braze_sends.errors import span
 from braze_sends.headers import LONGEST_WAIT, AnswerHeaders, read
 from braze_sends.protocol import (
     MAX_BODY,
@@ -413,6 +414,14 @@ def test_text_that_is_no_json_comes_from_the_edge(body: bytes, from_edge: bool) 
     assert from_edge is error_of(502, body).from_edge
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_page_that_refuses_is_not_taken_for_brazes_word_on_the_key(status: int) -> None:
+    """The message names a proxy or CDN, and says nothing of the key or its permissions."""
+    error = error_of(status, b"<h1>Forbidden</h1>")
+    assert error.message.startswith("Forbidden. The answer is not JSON, so a proxy or CDN before ")
+    assert "sends.id.create" not in error.message
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -570,7 +579,7 @@ def test_a_429_with_a_reset_ahead_is_an_exhausted_quota(
     assert told.rate_limit is not None
     assert (100, 0, told.rate_limit.resets_at) == (error.limit, error.remaining, error.resets_at)
     assert retry_after == error.retry_after
-    assert f"slow down; come back in {retry_after:.0f} s" in str(error)
+    assert f"slow down; come back in {span(retry_after)} (the quota resets " in str(error)
     assert ("campaign", "asked", False) == (error.campaign_id, error.send_id, error.quota_spent)
 
 

@@ -189,7 +189,17 @@ def test_there_are_fifteen_instances() -> None:
     assert 15 == len(INSTANCES)
 
 
-@pytest.mark.parametrize("name", ["US-09", "US-99", "rest.iad-01.braze.com", "localhost:8080"])
+@pytest.mark.parametrize(
+    "host", ["rest.iad-01.braze.com", "rest.fra-99.braze.eu", "REST.US-10.braze.com"]
+)
+def test_the_bare_name_of_a_rest_host_stands_for_its_https_url(host: str) -> None:
+    """As Braze's dashboard shows it, known or new, in any case and with a slash behind it."""
+    assert f"https://{host.lower()}" == checked_base_url(host) == checked_base_url(f"{host}/")
+
+
+@pytest.mark.parametrize(
+    "name", ["US-09", "US-99", "dashboard-01.braze.com", "rest.braze.example", "localhost:8080"]
+)
 def test_an_unknown_instance_is_answered_with_the_known(name: str) -> None:
     """What is neither a known instance nor a URL is refused, with all that could be meant."""
     with pytest.raises(ConfigurationError, match="unknown instance") as caught:
@@ -339,7 +349,7 @@ def test_urls_that_are_refused(url: Any, message: str) -> None:
 
 def test_a_base_url_with_the_path_of_the_endpoint_is_refused() -> None:
     """It would be asked for twice, which Braze answers with 404."""
-    with pytest.raises(ConfigurationError, match="before the endpoint's path, /sends/id/create"):
+    with pytest.raises(ConfigurationError, match="endpoint's path; leave out /sends/id/create"):
         checked_base_url("https://rest.iad-01.braze.com/sends/id/create/")
 
 

@@ -244,11 +244,39 @@ async def nobody() -> AsyncIterator[str]:
 
 async def test_a_refused_connection_cost_nothing() -> None:
     """Where nobody listens, nothing was sent, and the message says so and names the host."""
-    says = r"^the connection failed \(ClientConnectorError: 127\.0\.0\.1: .+\); nothing was sent$"
+    says = (
+        r"^cannot connect to 127\.0\.0\.1 \(ClientConnectorError: .+\); nothing was sent; "
+        r"to find the cause, run: braze-sends doctor$"
+    )
     async with nobody() as url, client(url) as braze:
         with pytest.raises(APIConnectionError, match=says) as caught:
             await braze.create_send_id("campaign", "asked")
     assert APIConnectionError is type(caught.value)
+    assert caught.value.quota_spent is False
+
+
+class Nameless(aiohttp.abc.AbstractResolver):
+    """A resolver that knows no name."""
+
+    async def resolve(self, *_: object, **__: object) -> Any:
+        raise OSError(-2, "Name or service not known")
+
+    async def close(self) -> None: ...
+
+
+async def test_a_host_that_has_no_address_is_named() -> None:
+    """The message names the host, says that nothing was sent, and tells what finds the cause."""
+    connector = aiohttp.TCPConnector(resolver=Nameless())
+    says = (
+        "cannot connect to rest.iad-99.braze.com (ClientConnectorDNSError: Name or service not "
+        "known); nothing was sent; to find the cause, run: braze-sends doctor"
+    )
+    async with aiohttp.ClientSession(connector=connector) as session:
+        braze = client("https://rest.iad-99.braze.com", session=session)
+        with pytest.raises(APIConnectionError) as caught:
+            await braze.create_send_id("campaign", "asked")
+        await braze.close()
+    assert says == str(caught.value)
     assert caught.value.quota_spent is False
 
 
@@ -326,7 +354,7 @@ async def test_a_certificate_that_is_not_trusted_is_final(monkeypatch: pytest.Mo
     monkeypatch.setattr("braze_sends.retry._backoff", pause)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(CERTIFICATE)
-    says = r"127\.0\.0\.1: .*self.signed.*; nothing was sent\. .*SSL_CERT_FILE .*session.*ssl"
+    says = r"127\.0\.0\.1 .*self.signed.*; nothing was sent\. .*SSL_CERT_FILE .*session.*ssl"
     async with serving(CREATED, tls) as server, client(server.url, max_retries=5) as braze:
         with pytest.raises(APIConnectionError, match=says) as caught:
             await braze.create_send_id("campaign", "asked")
@@ -526,6 +554,23 @@ async def test_the_users_raise_for_status_does_no_harm(fake: FakeBraze) -> None:
     ):
         with pytest.raises(AuthenticationError, match=r"Invalid API key: \*\*\*"):
             await braze.create_send_id("campaign", "asked")
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (401, "A wrong key, or a key of another instance than 127.0.0.1: compare BRAZE_API_KEY"),
+        (403, "The key needs the permission sends.id.create"),
+        (404, "127.0.0.1 has no such path: check that the base URL is a REST endpoint of Braze"),
+    ],
+)
+async def test_a_refusal_tells_the_next_step(fake: FakeBraze, status: int, says: str) -> None:
+    """Braze's own words come first, and then the host that was asked and what to check."""
+    fake.script(Fault(status=status, body='{"message":"in Braze\'s words"}'))
+    async with client(fake.base_url) as braze:
+        with pytest.raises(APIStatusError) as caught:
+            await braze.create_send_id("campaign", "asked")
+    assert caught.value.message.startswith(f"in Braze's words. {says}")
 
 
 async def test_the_users_default_headers_do_not_replace_ours() -> None:

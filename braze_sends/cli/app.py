@@ -13,8 +13,10 @@ from braze_sends.cli.commands.doctor import doctor
 from braze_sends.cli.commands.emulator import emulator
 from braze_sends.cli.commands.quota import quota
 from braze_sends.cli.commands.store import store
+from braze_sends.cli.help import Command, Group
 
 app = typer.Typer(
+    cls=Group,
     help="Create Braze send IDs, and keep the daily quota that they cost.",
     epilog="Example: braze-sends create my-campaign --send-id story-1\n\n"
     "Exit codes: 0 done, 1 error, 2 wrong usage, 3 some rows of a batch have no send ID, "
@@ -56,5 +58,5 @@ for command, example in (  # in the order of the help
     (demo, "braze-sends demo"),
     (emulator, "braze-sends emulator --port 8080 --daily-limit 5"),
 ):
-    app.command(epilog=f"Example: {example}")(command)
+    app.command(cls=Command, epilog=f"Example: {example}")(command)
 app.add_typer(store, name="store")

@@ -25,7 +25,7 @@ from braze_sends import (
 )
 from braze_sends.cli.common import STOPPING, USAGE, interrupts, note, now, print_json
 from braze_sends.cli.progress import Progress
-from braze_sends.cli.rows import BadRow, Rows, read
+from braze_sends.cli.rows import NOT_UTF8, BadRow, Rows, read
 from braze_sends.cli.summary import Summary
 from braze_sends.journal import Journal, JournalError
 
@@ -36,11 +36,16 @@ GIVE_UP_AFTER: Final = 5
 def read_rows(file: str, skip_bad: bool, as_json: bool) -> Rows:
     """The rows of a file; each that is bad is told, and an error unless they are skipped."""
     bad: list[dict[str, object]] = []
+    in_other_encoding = 0
 
     def on_bad(row: BadRow) -> None:
+        nonlocal in_other_encoding
         if as_json and not skip_bad:
             bad.append(attrs.asdict(row))
-        else:
+            return
+        # A file in another encoding has many such lines, and one message is enough.
+        in_other_encoding += row.problem.startswith(NOT_UTF8)
+        if in_other_encoding <= 1 or not row.problem.startswith(NOT_UTF8):
             note(f"line {row.line}: {row.problem}")
 
     name = "standard input" if file == "-" else file
@@ -49,11 +54,13 @@ def read_rows(file: str, skip_bad: bool, as_json: bool) -> Rows:
             rows = read(source, on_bad, name=name)
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
+    if in_other_encoding > 1:
+        note(f"{in_other_encoding} lines of {name} are not UTF-8; only the first is shown")
     if not rows.bad or skip_bad:
         return rows
     rows.close()
     count, them = ("1 bad row", "it") if rows.bad == 1 else (f"{rows.bad} bad rows", "them")
-    problem = f"{count}; nothing was sent. Mend {them}, or pass --skip-bad"
+    problem = f"{count}; nothing was sent. Fix {them}, or pass --skip-bad"
     if not as_json:
         raise ConfigurationError(problem)
     print_json({"error": "ConfigurationError", "message": problem, "bad_rows": bad})
@@ -134,7 +141,12 @@ class Run:
             self.unanswered_in_a_row += 1
             if self.unanswered_in_a_row == GIVE_UP_AFTER:
                 rows = f"{GIVE_UP_AFTER} rows in a row got no answer"
-                self.fail(BrazeSendsError(f"{rows}: the connection is taken for dead"))
+                self.fail(
+                    BrazeSendsError(
+                        f"{rows}, so the batch has stopped; to find the cause, run: "
+                        "braze-sends doctor"
+                    )
+                )
 
     def fail(self, error: BrazeSendsError) -> None:
         self.summary.fatal = self.summary.fatal or error

@@ -176,8 +176,11 @@ def exit_code(error: BrazeSendsError) -> int:
 def error_line(error: BrazeSendsError) -> str:
     """The error in words, and how to go on where that is known."""
     line = str(error)
-    if (resets_at := getattr(error, "resets_at", None)) is not None:
-        line += f" (the quota resets {moment(resets_at)})"
+    if isinstance(error, QuotaExhaustedError) and error.resets_at is not None:
+        line = error.message  # and the times as the user's clock shows them
+        if error.retry_after is not None:
+            line += f"; come back in {span(error.retry_after)}"
+        line += f" (the quota resets {moment(error.resets_at)})"
     if error.quota_spent is None and error.send_id is not None:
         line += f"; it may have been created: to ask again, pass --send-id {error.send_id}"
     return line

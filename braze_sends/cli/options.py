@@ -6,10 +6,14 @@ from typing import Annotated
 
 import typer
 
+#: Groups of options in the help.
+BRAZE, QUOTA = "Braze", "Quota"
+
 Store = Annotated[
     str | None,
     typer.Option(
         "--store",
+        rich_help_panel=QUOTA,
         metavar="URL",
         envvar="BRAZE_SENDS_STORE",
         show_envvar=True,
@@ -20,6 +24,7 @@ BaseUrl = Annotated[
     str | None,
     typer.Option(
         "--base-url",
+        rich_help_panel=BRAZE,
         metavar="URL",
         envvar="BRAZE_BASE_URL",
         help="Your Braze instance, such as US-01, or its REST URL.",
@@ -29,6 +34,7 @@ Workspace = Annotated[
     str | None,
     typer.Option(
         "--workspace",
+        rich_help_panel=QUOTA,
         metavar="NAME",
         help="Names the quota in the store, where several keys share one.",
     ),
@@ -38,6 +44,7 @@ KeyFile = Annotated[
     str | None,
     typer.Option(
         "--api-key-file",
+        rich_help_panel=BRAZE,
         metavar="PATH",
         help="A file that holds the API key, or - for standard input. Without it: the environment "
         "variable BRAZE_API_KEY, or a prompt.",
@@ -45,5 +52,11 @@ KeyFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Headroom = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Slots of the quota to leave for others.")
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        rich_help_panel=QUOTA,
+        help="Slots of the quota to leave for others.",
+    ),
 ]

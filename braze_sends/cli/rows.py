@@ -33,6 +33,10 @@ _CHUNK: Final = 64 * 1024
 #: As they look when decoded; that of UTF-32 begins with one of these, or with NULs.
 _UTF16_BOMS: Final = ("\udcff\udcfe", "\udcfe\udcff")
 _UTF16: Final = "looks like UTF-16 or UTF-32: save it as UTF-8"
+#: Characters of a row that a message shows.
+_SHOWN: Final = 60
+#: The beginning of what is wrong with a row in another encoding.
+NOT_UTF8: Final = "it is not UTF-8"
 _TOO_LONG: Final = f"over {MAX_LINE} bytes long"
 
 
@@ -201,8 +205,14 @@ def _problem_of(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         byte = ord(text[error.start]) - 0xDC00
-        return f"it is not UTF-8, with its byte 0x{byte:02X}: save the file as UTF-8"
+        return f"{NOT_UTF8}, with its byte 0x{byte:02X}: save the file as UTF-8"
     return None
+
+
+def _shown(text: str) -> str:
+    """A row for a message: its beginning, on one line."""
+    text = text.strip()
+    return printable(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}...")
 
 
 def _row(line: int, campaign_id: Any, send_id: Any) -> CreateSendId | BadRow:
@@ -234,13 +244,15 @@ def _json_row(number: int, line: str) -> CreateSendId | BadRow:
     try:
         row = json.loads(line.rstrip(), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        return BadRow(number, f"it is not JSON, at column {error.colno}: {error.msg}")
+        return BadRow(
+            number, f"it is not JSON, at column {error.colno}: {error.msg}: {_shown(line)}"
+        )
     except ValueError:  # Python reads no integer of over 4300 digits
         return BadRow(number, "it has a number that is too long")
     except RecursionError:
         return BadRow(number, "it is nested too deeply")
     if not isinstance(row, dict):
-        return BadRow(number, "it is not a JSON object")
+        return BadRow(number, f"it is not a JSON object: {_shown(line)}")
     for name in COLUMNS:
         if row.get(name) is None:
             return BadRow(number, f"{name} is missing")
@@ -282,7 +294,9 @@ def _csv_rows(first: str, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
         elif problem := _problem_of("".join(cells)):
             yield BadRow(began, problem)
         elif len(cells) != len(names):
-            yield BadRow(began, f"it has {len(cells)} cells, the header {len(names)}")
+            count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+            shown = _shown("".join(row))
+            yield BadRow(began, f"it has {count}, but the header has {len(names)}: {shown}")
         else:
             yield _row(began, cells[campaign_id].strip(), cells[send_id].strip())
 

@@ -86,7 +86,7 @@ class Summary:
             when = "" if self.ended is None else f"; come back {come_back(self.ended)}"
             then = "the same command goes on from here" if continues else "a rerun begins anew"
             if self.fatal is not None:
-                then = f"when that is mended, {then}"
+                then = f"once that is fixed, {then}"
             yield f"{self.left} left{when}: {then}"
 
 

@@ -544,7 +544,10 @@ def _told(error: Exception) -> BrazeSendsError:
     """What callers are told of an error that a store raised."""
     if isinstance(error, BrazeSendsError):
         return error
-    return StoreError(f"the quota's store failed: {type(error).__name__}")
+    return StoreError(
+        f"the quota's store raised {type(error).__name__}, which is no StoreError; test "
+        "the store with braze_sends.testing.store_conformance"
+    )
 
 
 def _exhausted(ask: Ask, wait: Wait, outcome: Outcome) -> QuotaExhaustedError:

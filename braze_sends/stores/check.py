@@ -38,4 +38,7 @@ async def check_store(store: Store) -> None:
 
     await store.transact(SCRATCH, (), write)
     if not await store.transact(SCRATCH, (), take_back):
-        raise StoreError("what was written to the store is not there when read")
+        raise StoreError(
+            "what was written to the store is not there when read: check that nothing else deletes "
+            "from it, and that reads go to the server that takes the writes"
+        )

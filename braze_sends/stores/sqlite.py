@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import sqlite3
 import threading
@@ -22,8 +23,12 @@ from braze_sends.stores.store import MEMORY, STATE_KEPT, Remembered, Transaction
 
 T = TypeVar("T")
 
+log = logging.getLogger("braze_sends")
+
 #: Seconds to wait for another process's write; 64 that wake at once come close to 5.
 BUSY_TIMEOUT = 30.0
+#: Seconds of that wait after which the log tells it.
+TOLD_AFTER = 1.0
 #: Seconds by which a clock may differ from the file's before it is taken for another clock.
 SAME_CLOCK = 60.0
 #: So often a file may be replaced by another one in the middle of a transaction.
@@ -144,7 +149,10 @@ class _File:
                     if not wrote or self._is_there():
                         return result
                 self.close_connection()
-        raise StoreError(f"{self._path}: the file is replaced again and again")
+        raise StoreError(
+            f"{self._path}: the file is replaced again and again; end the program that "
+            "writes it, and use a file of its own for the quota"
+        )
 
     def _is_there(self) -> bool:
         if self._identity is None:
@@ -167,7 +175,7 @@ class _File:
         if dump(transaction.bucket) == untouched and transaction.pairs == before:
             return result, False
         # Only now a write lock; and what was read before it may be old.
-        with _locked(connection):
+        with self._locked(connection):
             transaction = self._read(connection, workspace, pairs)
             before = dict(transaction.pairs)
             result = change(transaction)
@@ -244,8 +252,9 @@ class _File:
         try:
             self._write_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(_SCHEMA)
-            with _locked(connection):
+            with self._locked(connection):
+                for statement in _SCHEMA.split(";"):
+                    connection.execute(statement)
                 self._take_over(connection, identity)
         except BaseException:
             connection.close()
@@ -326,6 +335,38 @@ class _File:
             ]
         connection.executemany("INSERT OR IGNORE INTO clock VALUES (?, ?)", starts)
 
+    @contextlib.contextmanager
+    def _locked(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """The write lock; what was written is kept, or none of it."""
+        self._begin(connection)
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            # A full disk has rolled back by itself.
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Take the write lock; a wait for it that is not short is told in the log."""
+        shortly = min(TOLD_AFTER, BUSY_TIMEOUT)
+        _limit_wait(connection, shortly)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or shortly == BUSY_TIMEOUT:
+                raise
+            log.warning(
+                "%s: another program holds its lock; waiting for it, up to %.0f s",
+                self._path,
+                BUSY_TIMEOUT,
+            )
+            _limit_wait(connection, BUSY_TIMEOUT - shortly)
+            connection.execute("BEGIN IMMEDIATE")
+        finally:
+            _limit_wait(connection, BUSY_TIMEOUT)
+
     def _write_ahead(self, connection: sqlite3.Connection) -> None:
         # Changing the mode asks for the file alone, and does not wait for it by itself.
         end = time.monotonic() + BUSY_TIMEOUT
@@ -358,22 +399,13 @@ def _checked(number: Any) -> Any:
     )
 
 
+def _limit_wait(connection: sqlite3.Connection, seconds: float) -> None:
+    """Let the next lock be waited for so long."""
+    connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+
+
 class _Replaced(Exception):  # noqa: N818  # no error: the transaction begins again
     """The file, or all that is in it, is another one."""
-
-
-@contextlib.contextmanager
-def _locked(connection: sqlite3.Connection) -> Iterator[None]:
-    """The write lock; what was written is kept, or none of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # A full disk has rolled back by itself.
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
 
 
 # No connection may cross a fork: SQLite notes in memory which locks its process holds, and the
@@ -417,7 +449,7 @@ _ADVICE = {
     "readonly": "make the file and its folder writable",
     "full": "free some space",
     "disk I/O": "free some space, and see whether the disk is well",
-    "locked": "another program holds its lock; end that",
+    "locked": "another program holds its lock; end that program, which lsof shows",
     "not a database": "it is damaged or no database; stop all workers and move it away",
     "malformed": "it is damaged; stop all workers and move it away",
     "": "check that its folder exists and is writable",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from braze_sends.errors import ConfigurationError
 from braze_sends.stores.memory import MemoryStore
 from braze_sends.stores.store import Store
@@ -15,6 +17,9 @@ _REDIS = (
     "redis+sentinel",
     "rediss+sentinel",
 )
+
+#: What is meant as the name of an SQLite file.
+_FILE = re.compile(r"(sqlite:(//)?)?(?P<path>[\w./-]+\.(db|sqlite|sqlite3))")
 
 
 def open_store(url: str) -> Store:
@@ -47,6 +52,10 @@ def open_store(url: str) -> Store:
     if separator and scheme.startswith(("postgresql+", "postgres+")):
         raise ConfigurationError(
             "a postgresql:// URL names no driver: leave out + and what follows"
+        )
+    if file := _FILE.fullmatch(url):
+        raise ConfigurationError(
+            f"a store is named by a URL: did you mean sqlite:///{file['path']}?"
         )
     # Not the URL itself: it may hold a password, or be a key in the wrong place.
     shown = f"{scheme[:20]}://…" if separator else "given"

@@ -126,8 +126,16 @@ def test_used_up_quota_is_exit_code_75(run: Run, fake: FakeBraze) -> None:
 
     assert (75, "") == (result.exit_code, result.stdout)
     assert result.stderr.startswith("error: ")
-    assert "the quota resets " in result.stderr
+    assert "; come back in 12 h 0 min" in result.stderr
+    assert "(the quota resets " in result.stderr
     assert 1 == result.stderr.count("\n")
+
+
+def test_a_quota_that_no_wait_brings_back_tells_only_its_reset() -> None:
+    """Where the headroom keeps all slots, no duration is told."""
+    resets_at = datetime(2026, 11, 26, tzinfo=UTC)
+    line = common.error_line(QuotaExhaustedError("none left", resets_at=resets_at))
+    assert f"none left (the quota resets {common.moment(resets_at)})" == line
 
 
 def test_headroom_is_left(run: Run, lasting: MemoryStore, fake: FakeBraze) -> None:
@@ -166,7 +174,9 @@ def test_refused_key_is_an_error(run: Run) -> None:
     result = run("create", "c", env={"BRAZE_API_KEY": "another-s3cr3t"})
 
     assert (1, "") == (result.exit_code, result.stdout)
-    assert result.stderr.startswith("error: 401: Invalid API key: ***")
+    assert result.stderr.startswith(
+        "error: 401: Invalid API key: ***. A wrong key, or a key of another instance than "
+    )
 
 
 @pytest.mark.parametrize(
@@ -511,3 +521,65 @@ def forget_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("braze_sends.cli.")]:
         monkeypatch.delitem(sys.modules, name)
         monkeypatch.delattr(cli, name.split(".")[2], raising=False)
+
+
+COMMANDS = [
+    (),
+    ("create",),
+    ("batch",),
+    ("quota",),
+    ("doctor",),
+    ("demo",),
+    ("emulator",),
+    ("store",),
+    ("store", "migrate"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_shows_a_flag_as_a_flag(run: Run, command: tuple[str, ...]) -> None:
+    """No option is shown with a value ``<bool>``, and ``-h`` shows the same help."""
+    shown = run(*command, "--help").stdout
+    assert "--help" in shown
+    assert "bool" not in shown
+    assert shown == run(*command, "-h").stdout
+
+
+@pytest.mark.parametrize("command", ["create", "batch", "quota", "doctor"])
+def test_help_shows_options_in_groups(run: Run, command: str) -> None:
+    """What is for Braze and what is for the quota stand apart from the command's own options."""
+    shown = run(command, "--help").stdout
+    assert shown.index(" Options ") < shown.index(" Quota ") < shown.index("--store")
+    assert shown.index(" Braze ") < shown.index("--base-url") < shown.index("--api-key-file")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--base-url", "US-01", "create", "c"), "braze-sends create --base-url ..."),
+        (("--store=redis://:s3cret@host", "quota"), "braze-sends quota --store ..."),
+        (("-o", "sends.jsonl"), "braze-sends COMMAND -o ..."),
+    ],
+)
+def test_an_option_before_its_command_is_answered_with_where_it_goes(
+    run: Run, args: tuple[str, ...], told: str
+) -> None:
+    """The message has the right order, and no value, which may hold a password."""
+    result = run(*args)
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert f"options go after the command: {told}" in result.stderr
+    assert "s3cret" not in result.stderr
+
+
+def test_an_option_that_no_command_has_is_unknown(run: Run) -> None:
+    """Before a command, too."""
+    result = run("--nonsense", "create", "c")
+    assert 2 == result.exit_code
+    assert "No such option: --nonsense" in result.stderr
+
+
+def test_a_file_in_place_of_a_store_is_answered_with_its_url(run: Run) -> None:
+    """A wrong usage, in which nothing was sent."""
+    result = run("create", "c", "--store", "quota.db")
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert "did you mean sqlite:///quota.db?" in result.stderr

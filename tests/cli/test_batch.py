@@ -348,7 +348,7 @@ def test_what_every_row_would_be_told_ends_it(batch: Batch, fake: FakeBraze, sta
     assert (1, 1, []) == (result.exit_code, len(fake.requests), lines())
     assert f"error: {status}: " in result.stderr
     assert result.stderr.endswith(
-        "\n3 left: when that is mended, the same command goes on from here\n"
+        "\n3 left: once that is fixed, the same command goes on from here\n"
     )
     fake.fault_for = lambda request: None
     assert 0 == batch(csv(1, 2, 3)).exit_code
@@ -397,9 +397,10 @@ def test_a_dead_line_ends_it(batch: Batch, fake: FakeBraze) -> None:
     assert 1 == result.exit_code
     assert 5 == result.stderr.count("unknown: ")
     assert result.stderr.endswith(
-        "error: 5 rows in a row got no answer: the connection is taken for dead\n"
+        "error: 5 rows in a row got no answer, so the batch has stopped; to find the cause, run: "
+        "braze-sends doctor\n"
         "50 rows: 5 unknown\n"
-        "50 left: when that is mended, the same command goes on from here\n"
+        "50 left: once that is fixed, the same command goes on from here\n"
     )
     assert 15 == len(fake.requests)
 
@@ -611,7 +612,22 @@ def test_every_bad_row_is_told_before_anything_is_sent(batch: Batch, fake: FakeB
         "line 3: it is not UTF-8, with its byte 0xFC: save the file as UTF-8",
         "line 5: campaign_id must not be empty",
         "line 6: it is over 1048576 bytes long",
-        "error: 3 bad rows; nothing was sent. Mend them, or pass --skip-bad",
+        "error: 3 bad rows; nothing was sent. Fix them, or pass --skip-bad",
+    ] == result.stderr.splitlines()
+
+
+def test_a_file_in_another_encoding_is_told_once(batch: Batch, fake: FakeBraze) -> None:
+    """The first line is told with its number, and then how many there are; other lines as ever."""
+    rows = "".join(f"c,caf\xe9-{n}\n" for n in range(335))
+    result = batch(f"campaign_id,send_id\nc\n{rows}c,s1,x\n".encode("latin-1"))
+
+    assert (2, []) == (result.exit_code, fake.requests)
+    assert [
+        "line 2: it has 1 cell, but the header has 2: c",
+        "line 3: it is not UTF-8, with its byte 0xE9: save the file as UTF-8",
+        "line 338: it has 3 cells, but the header has 2: c,s1,x",
+        "335 lines of rows are not UTF-8; only the first is shown",
+        "error: 337 bad rows; nothing was sent. Fix them, or pass --skip-bad",
     ] == result.stderr.splitlines()
 
 
@@ -619,7 +635,7 @@ def test_one_bad_row(batch: Batch) -> None:
     """Is told as one."""
     error = batch("campaign_id,send_id\nc,\n").stderr.splitlines()[-1]
 
-    assert "error: 1 bad row; nothing was sent. Mend it, or pass --skip-bad" == error
+    assert "error: 1 bad row; nothing was sent. Fix it, or pass --skip-bad" == error
 
 
 def test_when_to_come_back() -> None:

@@ -680,7 +680,10 @@ def test_bad_workspace(examine: Callable[..., Told]) -> None:
     """A workspace that cannot be one fails."""
     told = examine("--workspace", " ")
 
-    assert ("failed", "workspace must be a non-empty printable string") == told["Quota"]
+    assert (
+        "failed",
+        "workspace must be a non-empty printable string; leave it out for one of each key",
+    ) == told["Quota"]
 
 
 def test_redis_that_is_not_there(
@@ -805,7 +808,11 @@ class Odd:
 @pytest.mark.parametrize(
     ("store", "words"),
     [
-        (Odd(), "what was written to the store is not there when read"),
+        (
+            Odd(),
+            "what was written to the store is not there when read: check that nothing else "
+            "deletes from it, and that reads go to the server that takes the writes",
+        ),
         (Odd(f"\x1b[2J{KEY}"), "\ufffd[2J***"),
     ],
 )

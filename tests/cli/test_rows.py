@@ -121,8 +121,8 @@ def test_utf16_behind_other_letters() -> None:
         (b"c,a\tb,", "send_id must not contain control characters"),
         (b'c,"a\nb",', "send_id must not contain control characters"),
         (b"c," + 65 * b"s" + b",", "send_id must be at most 64 characters, not 65"),
-        (b"c,s", "it has 2 cells, the header 3"),
-        (b"c,s,,", "it has 4 cells, the header 3"),
+        (b"c,s", "it has 2 cells, but the header has 3: c,s"),
+        (b"c,s,,", "it has 4 cells, but the header has 3: c,s,,"),
         (b'"c"x,s,', "it is not CSV: ',' expected after '\"'"),
         (b'"c,s,x', "it is not CSV: unexpected end of data"),
         (b'"c"x,"s,', "it is not CSV: ',' expected after '\"'"),
@@ -149,13 +149,20 @@ def test_words_for_a_tab() -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (b"{", "it is not JSON, at column 2: Expecting property name enclosed in double quotes"),
-        (b'{"campaign_id": "c" "x"}', "it is not JSON, at column 21: Expecting ',' delimiter"),
-        (b'{"campaign_id": "a\tb"}', "it is not JSON, at column 19: Invalid control character at"),
-        (b"{} {}", "it is not JSON, at column 4: Extra data"),
-        (b"campaign_id,send_id", "it is not JSON, at column 1: Expecting value"),
-        (b'["c", "s"]', "it is not a JSON object"),
-        (b'"c"', "it is not a JSON object"),
+        (b"{", "it is not JSON, at column 2: Expecting property name enclosed in double quotes: {"),
+        (
+            b'{"campaign_id": "c" "x"}',
+            'it is not JSON, at column 21: Expecting \',\' delimiter: {"campaign_id": "c" "x"}',
+        ),
+        (
+            b'{"campaign_id": "a\tb"}',
+            "it is not JSON, at column 19: Invalid control character at: "
+            '{"campaign_id": "a\ufffdb"}',
+        ),
+        (b"{} {}", "it is not JSON, at column 4: Extra data: {} {}"),
+        (b"x" * 100, f"it is not JSON, at column 1: Expecting value: {'x' * 57}..."),
+        (b'["c", "s"]', 'it is not a JSON object: ["c", "s"]'),
+        (b'"c"', 'it is not a JSON object: "c"'),
         (b"[" * 100_000, "it is nested too deeply"),
         (b'{"n": ' + b"1" * 5000 + b"}", "it has a number that is too long"),
         (b"{}", "campaign_id is missing"),

@@ -196,6 +196,26 @@ async def test_a_lock_that_is_held_too_long_is_told(
     await store.close()
 
 
+async def test_a_wait_for_a_lock_is_told_while_it_lasts(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says which file is waited for, and how long at most; then the wait goes on."""
+    monkeypatch.setattr(module, "BUSY_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(module, "TOLD_AFTER", 0.0)
+    store = SQLiteStore(path)
+    await store.transact("w", [], increment)
+    with outsider(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waits = asyncio.create_task(store.transact("w", [], increment))
+        await until(lambda: bool(caplog.messages))
+        assert not waits.done()
+        other.execute("ROLLBACK")
+        assert 2 == await waits
+    says = f"{path}: another program holds its lock; waiting for it, up to {PATIENCE:.0f} s"
+    assert [says] == caplog.messages
+    await store.close()
+
+
 async def test_a_file_that_others_write_is_waited_for_before_it_is_ours(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,23 @@ def test_an_unknown_store_is_refused(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("quota.db", "sqlite:///quota.db"),
+        ("./data/quota.sqlite3", "sqlite:///./data/quota.sqlite3"),
+        ("/var/lib/quota.db", "sqlite:////var/lib/quota.db"),
+        ("sqlite:quota.db", "sqlite:///quota.db"),
+        ("sqlite://quota.db", "sqlite:///quota.db"),
+    ],
+)
+def test_a_file_in_place_of_a_url_is_answered_with_the_url(url: str, meant: str) -> None:
+    """A file's name is refused, and the message has the URL to pass."""
+    with pytest.raises(ConfigurationError) as caught:
+        open_store(url)
+    assert f"a store is named by a URL: did you mean {meant}?" == str(caught.value)
+
+
 def test_memory_is_a_store_by_url() -> None:
     """One of its own for each call."""
     assert isinstance(open_store("memory://"), MemoryStore)

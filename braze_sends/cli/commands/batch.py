@@ -39,7 +39,12 @@ def batch(
     ] = False,
     limit_per_day: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Never create more in a day through this store."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            rich_help_panel=options.QUOTA,
+            help="Never create more in a day through this store.",
+        ),
     ] = None,
     headroom: options.Headroom = 0,
     concurrency: Annotated[

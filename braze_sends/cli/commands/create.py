@@ -24,7 +24,12 @@ def create(
     headroom: options.Headroom = 0,
     max_wait: Annotated[
         float,
-        typer.Option(min=0, metavar="SECONDS", help="The longest wait for quota; inf for ever."),
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            rich_help_panel=options.QUOTA,
+            help="The longest wait for quota; inf for ever.",
+        ),
     ] = 30.0,
     base_url: options.BaseUrl = None,
     store: options.Store = None,

@@ -6,10 +6,14 @@ from typing import Annotated
 
 import typer
 
-store = typer.Typer(help="Prepare the store that keeps the quota.", no_args_is_help=True)
+from braze_sends.cli.help import Command, Group
+
+store = typer.Typer(cls=Group, help="Prepare the store that keeps the quota.", no_args_is_help=True)
 
 
-@store.command(epilog="Example: braze-sends store migrate --store postgresql://host/database")
+@store.command(
+    cls=Command, epilog="Example: braze-sends store migrate --store postgresql://host/database"
+)
 def migrate(
     url: Annotated[
         str,
