@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
+import signal
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -246,7 +248,9 @@ def test_an_interruption_ends_it(run: Run, created: Path, monkeypatch: pytest.Mo
     """Nothing is left half done, so nothing is to be said."""
 
     async def interrupt(self: SendsClient, *args: Any, **options: Any) -> SendAnalytics:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
+        raise AssertionError("it went on")
 
     monkeypatch.setattr(SendsClient, "send_analytics", interrupt)
     result = run("track", str(created))
