@@ -11,6 +11,7 @@ import typing as _typing
 # For type checkers and editors. Python imports a name when it is first asked for, see __getattr__:
 # aiohttp takes long, and ``braze-sends`` must be able to end quietly at Ctrl-C meanwhile.
 if _typing.TYPE_CHECKING:  # pragma: no cover
+    from braze_sends.analytics import ChannelAnalytics, DayAnalytics, SendAnalytics
     from braze_sends.batch import Outcome
     from braze_sends.client import SendsClient, new_send_id
     from braze_sends.errors import (
@@ -60,10 +61,12 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BrazeSendsError",
+    "ChannelAnalytics",
     "Check",
     "ConfigurationError",
     "CreateSendId",
     "Creations",
+    "DayAnalytics",
     "InternalServerError",
     "MemoryStore",
     "NotFoundError",
@@ -77,6 +80,7 @@ __all__ = [
     "RateLimitError",
     "RedisStore",
     "SQLiteStore",
+    "SendAnalytics",
     "SendId",
     "SendsClient",
     "Store",
@@ -99,6 +103,7 @@ _MODULES = (
     "settings",
     "batch",
     "client",
+    "analytics",
     "stores.sqlite",
     "stores.redis",
     "stores.postgres",

@@ -1,5 +1,6 @@
 """The endpoint as pure functions: values to a request, ``(status, headers, body)`` to a result.
 
+``parse_read`` is for endpoints that only read. The rest is for
 ``POST /sends/id/create``, https://www.braze.com/docs/api/endpoints/messaging/send_messages/post_create_send_ids/
 """
 
@@ -8,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 import attrs
 from cattrs import Converter
@@ -37,6 +38,8 @@ from braze_sends.models import MAX_SEND_ID_LENGTH, CreateSendId, SendId
 from braze_sends.settings import ApiKey
 
 PATH = "/sends/id/create"
+
+T = TypeVar("T")
 
 _NOT_JSON = object()
 
@@ -186,14 +189,7 @@ def parse_response(
         APIResponseValidationError: 2xx, but no usable ``send_id``, and not queued either.
     """
     if isinstance(reply, NoReply):
-        failure = APITimeoutError if reply.timed_out else APIConnectionError
-        raise failure(
-            reply.reason,
-            permanent=reply.permanent,
-            quota_spent=None if reply.sent else False,
-            campaign_id=request.campaign_id,
-            send_id=request.send_id,
-        )
+        raise _no_answer(request, reply)
     answer = _json(reply)
     kind: type[APIResponseError]
     if 200 <= reply.status < 300:
@@ -202,11 +198,67 @@ def parse_response(
             return send
         kind = APIResponseValidationError
     else:
-        server = InternalServerError if reply.status >= 500 else APIStatusError
-        kind = STATUS_ERRORS.get(reply.status, server)
+        kind = _kind_of(reply.status)
     # From here on no local may hold the key: some tools print the locals with a traceback.
     answer = _clean(answer, key)
     raise _error(kind, request, reply, headers, key, answer)
+
+
+def parse_read(
+    request: CreateSendId,
+    reply: Reply | NoReply,
+    headers: AnswerHeaders,
+    key: ApiKey,
+    parse: Callable[[object], T],
+    permission: str,
+) -> T:
+    """What an endpoint that only reads has answered. It costs no quota, whatever comes.
+
+    Args:
+        request: the pair that was asked for, for the errors.
+        reply: what came.
+        headers: of the answer.
+        key: the API key, which is cut out of all texts.
+        parse: makes the result of the body; raises ``ValueError`` with what the body lacks, in
+            words that do not quote it.
+        permission: what the key needs.
+
+    Raises:
+        APIConnectionError: there is no answer.
+        APIStatusError: the status is not 2xx; the subclass is by ``STATUS_ERRORS``.
+        APIResponseValidationError: 2xx, but the body is not what Braze documents.
+    """
+    error: BrazeSendsError
+    if isinstance(reply, NoReply):
+        error = _no_answer(request, reply)
+    else:
+        answer, kind, lacks = _json(reply), _kind_of(reply.status), ""
+        if 200 <= reply.status < 300:
+            try:
+                return parse(answer)
+            except ValueError as unusable:
+                kind, lacks = APIResponseValidationError, str(unusable)
+        # As in ``parse_response``: no local may hold the key.
+        answer = _clean(answer, key)
+        error = _error(kind, request, reply, headers, key, answer, lacks, permission)
+    error.quota_spent = False
+    raise error
+
+
+def _no_answer(request: CreateSendId, reply: NoReply) -> APIConnectionError:
+    failure = APITimeoutError if reply.timed_out else APIConnectionError
+    return failure(
+        reply.reason,
+        permanent=reply.permanent,
+        quota_spent=None if reply.sent else False,
+        campaign_id=request.campaign_id,
+        send_id=request.send_id,
+    )
+
+
+def _kind_of(status: int) -> type[APIResponseError]:
+    server = InternalServerError if status >= 500 else APIStatusError
+    return STATUS_ERRORS.get(status, server)
 
 
 def _created(
@@ -366,6 +418,8 @@ def _error(
     headers: AnswerHeaders,
     key: ApiKey,
     answer: object,
+    lacks: str = "has no usable send_id",
+    permission: str = "sends.id.create",
 ) -> APIResponseError:
     message, errors = "", tuple[object, ...]()
     if isinstance(answer, dict):
@@ -375,7 +429,7 @@ def _error(
     elif not reply.too_long:
         message = _plain_text(key.scrub(reply.body.decode("utf-8", "replace")))
     if kind is APIResponseValidationError:
-        message = f"{_complaint(reply, answer)}{f': {message}' if message else ''}"
+        message = f"{_complaint(reply, answer, lacks)}{f': {message}' if message else ''}"
     elif 300 <= reply.status < 400:
         message = (
             "redirected, which is never followed since the key would go with it; check that the "
@@ -384,7 +438,7 @@ def _error(
     # An empty body does not show who answered. Any other text that is no JSON is not Braze's.
     from_edge = answer is _NOT_JSON and not reply.too_long and bool(reply.body.strip())
     return kind(
-        (message or "no message") + _advice(reply, from_edge=from_edge),
+        (message or "no message") + _advice(reply, permission, from_edge=from_edge),
         status_code=reply.status,
         errors=errors,
         request_id=headers.request_id,
@@ -397,36 +451,36 @@ def _error(
     )
 
 
-def _advice(reply: Reply, *, from_edge: bool) -> str:
+def _advice(reply: Reply, permission: str, *, from_edge: bool) -> str:
     """The next step after a status that another attempt would meet too; else empty."""
     if from_edge and reply.status in (401, 403):
         return (
             f". The answer is not JSON, so a proxy or CDN before {reply.host} sent it, not Braze's "
             "API: check the base URL, and that this network may reach it"
         )
-    return _ADVICE.get(reply.status, "").format(reply.host)
+    return _ADVICE.get(reply.status, "").format(host=reply.host, permission=permission)
 
 
 #: https://www.braze.com/docs/api/errors/ and /docs/api/basics/#rest-api-key-permissions.
 _ADVICE: Final = {
-    401: ". A wrong key, or a key of another instance than {}: compare BRAZE_API_KEY and "
+    401: ". A wrong key, or a key of another instance than {host}: compare BRAZE_API_KEY and "
     "BRAZE_BASE_URL with Settings > APIs and Identifiers in Braze's dashboard",
-    403: ". The key needs the permission sends.id.create, and its IP allowlist, if it has one, "
+    403: ". The key needs the permission {permission}, and its IP allowlist, if it has one, "
     "must hold this address: see the key under Settings > APIs and Identifiers in Braze's "
-    "dashboard (asked: {})",
-    404: ". {} has no such path: check that the base URL is a REST endpoint of Braze, such as "
+    "dashboard (asked: {host})",
+    404: ". {host} has no such path: check that the base URL is a REST endpoint of Braze, such as "
     "https://rest.iad-01.braze.com",
 }
 
 
-def _complaint(reply: Reply, answer: object) -> str:
+def _complaint(reply: Reply, answer: object, lacks: str) -> str:
     if reply.too_long:
         return f"the body is over {MAX_BODY} bytes and was not read to its end"
     if answer is _NOT_JSON:
         return "the body is not JSON" if reply.body.strip() else "the body is empty"
     if not isinstance(answer, dict):
         return "the body is not a JSON object"
-    return "the body has no usable send_id"
+    return f"the body {lacks}"
 
 
 def _plain_text(text: str, longest: int = 200) -> str:

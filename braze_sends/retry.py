@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    retry_if_result,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
-from braze_sends.verdict import Verdict
+from braze_sends.verdict import Verdict, is_transient
+
+T = TypeVar("T")
 
 #: Full jitter, https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/: a random
 #: wait of up to 0.5 s, then 1 s, 2 s … 8 s.
@@ -53,6 +63,44 @@ async def retry(
         retry_error_callback=_verdict,
     )
     return await retrying(next_attempt)
+
+
+async def retry_read(
+    attempt: Callable[[], Awaitable[T]], max_retries: int, longest_wait: float
+) -> T:
+    """Make the attempts of a read, which changes nothing, so that each may be repeated.
+
+    Args:
+        attempt: makes one attempt, and raises what became of it if that is no result.
+        max_retries: the most attempts after the first.
+        longest_wait: seconds that all waits that an answer asks for may take together. An error
+            that asks for more is raised at once.
+    """
+    left = longest_wait
+
+    def may_repeat(error: BaseException) -> bool:
+        nonlocal left
+        if not is_transient(error):
+            return False
+        left -= _asked(error)
+        return left >= 0
+
+    def wait(state: RetryCallState) -> float:
+        assert state.outcome is not None  # noqa: S101  # tenacity asks after an attempt
+        return max(_asked(state.outcome.exception()), _backoff(state))
+
+    retrying = AsyncRetrying(
+        stop=stop_after_attempt(max_retries + 1),
+        retry=retry_if_exception(may_repeat),
+        wait=wait,
+        reraise=True,
+    )
+    return await retrying(attempt)
+
+
+def _asked(error: BaseException | None) -> float:
+    """Seconds that an answer asks to wait."""
+    return getattr(error, "retry_after", None) or 0.0
 
 
 def _verdict(state: RetryCallState) -> Verdict:

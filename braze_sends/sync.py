@@ -32,9 +32,10 @@ from collections.abc import (
     Mapping,
 )
 from concurrent.futures import Future
+from datetime import datetime
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
 import attrs
@@ -48,6 +49,9 @@ from braze_sends.models import Check, CreateSendId, Ping, QuotaStatus, RateLimit
 from braze_sends.settings import UNSET, Unset
 from braze_sends.stores import sqlite  # noqa: F401  # before our hooks of forks, see below
 from braze_sends.stores.store import Store
+
+if TYPE_CHECKING:  # pragma: no cover
+    from braze_sends.analytics import SendAnalytics
 
 __all__ = ["SendsClient"]
 
@@ -277,6 +281,22 @@ class SendsClient:
         See ``braze_sends.SendsClient.find_send_id``.
         """
         return self._call(lambda client: client.find_send_id(campaign_id, send_id))
+
+    def send_analytics(
+        self,
+        campaign_id: str,
+        send_id: str,
+        *,
+        length: int = 14,
+        ending_at: datetime | None = None,
+        timeout: float | aiohttp.ClientTimeout | Unset = UNSET,
+    ) -> SendAnalytics:
+        """What came of a send, day by day; see ``braze_sends.SendsClient.send_analytics``."""
+        return self._call(
+            lambda client: client.send_analytics(
+                campaign_id, send_id, length=length, ending_at=ending_at, timeout=timeout
+            )
+        )
 
     def quota(self) -> QuotaStatus:
         """The quota as the store knows it; see ``braze_sends.SendsClient.quota``."""

@@ -6,11 +6,12 @@ import asyncio
 import base64
 import ssl
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from math import inf
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -31,6 +32,9 @@ from braze_sends.stores.store import steady
 
 #: aiohttp's own default, for a ``ClientTimeout`` that sets no total: an attempt has to end.
 DEFAULT_TOTAL = 300.0
+
+_JSON = {"Content-Type": "application/json"}
+_NO_CONTENT_TYPE = ("Content-Type",)
 
 _NETRC = (
     "the session passed has trust_env=True, and .netrc has credentials for this host; Braze takes "
@@ -173,7 +177,7 @@ def total_of(timeout: aiohttp.ClientTimeout) -> float:
 
 
 class Transport:
-    """Sends bodies to one URL.
+    """Sends requests to one instance of Braze.
 
     Its own session is opened by the first request and closed with ``close()``, or at the latest
     when its event loop ends.
@@ -197,7 +201,7 @@ class Transport:
             raise ConfigurationError(
                 "session has credentials of its own (auth=…); Braze takes the API key alone"
             )
-        self._url = base_url + PATH
+        self._base_url = base_url
         self._host = urlsplit(base_url).hostname or ""
         self._key = key
         self._timeout = timeout
@@ -224,8 +228,27 @@ class Transport:
         """The longest that one attempt can take."""
         return total_of(self._timeout)
 
-    async def send(self, body: bytes, exchange: Exchange) -> Reply | NoReply:
+    def send(self, body: bytes, exchange: Exchange) -> Coroutine[Any, Any, Reply | NoReply]:
+        """Make one attempt of a create."""
+        return self.request(hdrs.METH_POST, PATH, exchange, body=body)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        exchange: Exchange,
+        *,
+        body: bytes = b"",
+        query: Mapping[str, str] | None = None,
+    ) -> Reply | NoReply:
         """Make one attempt. Redirects are not followed: the key would go with them.
+
+        Args:
+            method: the HTTP method.
+            path: the endpoint's path, with its leading slash.
+            exchange: notes whether the request left, and may refuse that.
+            body: JSON; empty for a request without a body.
+            query: names and values, not yet encoded.
 
         Returns:
             the answer, or what kept it from coming.
@@ -234,16 +257,19 @@ class Transport:
         headers: dict[str, str] = {}
         reason, problem, timed_out, permanent = "", "", False, False
         try:
-            async with session.post(
-                self._url,
+            async with session.request(
+                method,
+                self._base_url + path,
+                params=query,
                 data=_Body(body, exchange),
                 headers={
                     **self._default_headers,
                     "Authorization": self._key.authorization(),
                     "User-Agent": self._user_agent(session),
                     "Accept": "application/json",
-                    "Content-Type": "application/json",
+                    **(_JSON if body else {}),
                 },
+                skip_auto_headers=None if body else _NO_CONTENT_TYPE,
                 proxy=self._proxy,
                 proxy_headers=self._proxy_headers,
                 timeout=exchange.timeout or self._timeout,
@@ -279,10 +305,10 @@ class Transport:
         status, told, cached = None, "", False
         try:
             async with session.head(
-                "{0.scheme}://{0.netloc}/".format(urlsplit(self._url)),
+                "{0.scheme}://{0.netloc}/".format(urlsplit(self._base_url)),
                 data=nothing,
                 headers={**self._default_headers, "User-Agent": self._user_agent(session)},
-                skip_auto_headers=["Content-Type"],
+                skip_auto_headers=_NO_CONTENT_TYPE,
                 proxy=self._proxy,
                 proxy_headers=self._proxy_headers,
                 timeout=timeout or self._timeout,

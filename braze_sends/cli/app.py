@@ -13,6 +13,7 @@ from braze_sends.cli.commands.doctor import doctor
 from braze_sends.cli.commands.emulator import emulator
 from braze_sends.cli.commands.quota import quota
 from braze_sends.cli.commands.store import store
+from braze_sends.cli.commands.track import track
 from braze_sends.cli.help import Command, Group
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ for command, example in (  # in the order of the help
         batch,
         "braze-sends batch calendar.csv --output sends.jsonl --store sqlite:///quota.db --wait",
     ),
+    (track, "braze-sends track sends.jsonl --csv"),
     (quota, "braze-sends quota --store sqlite:///quota.db"),
     (doctor, "braze-sends doctor --store sqlite:///quota.db"),
     (demo, "braze-sends demo"),

@@ -34,3 +34,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = "fake" if name in ("FakeBraze", "Fault") else "clock"
     return globals().setdefault(name, getattr(import_module(f"{__name__}.{home}"), name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,7 +19,13 @@ from aiohttp import web
 from braze_sends.quota.limiter import Limiter
 from braze_sends.stores.memory import MemoryStore
 from braze_sends.stores.store import steady
-from braze_sends.testing.model import MAX_BODY, RATE_LIMIT_HEADERS, BrazeModel, Reply
+from braze_sends.testing.model import (
+    ANALYTICS_PATH,
+    MAX_BODY,
+    RATE_LIMIT_HEADERS,
+    BrazeModel,
+    Reply,
+)
 
 # The path to Braze is CDN, proxy, app; these come from something before the app.
 _EDGE = frozenset({502, 503, 504})
@@ -93,7 +99,8 @@ class Request:
 
 
 class FakeBraze:
-    """An emulator of ``POST /sends/id/create`` on a real socket, for ``with`` or ``async with``.
+    """An emulator of Braze's ``POST /sends/id/create`` and ``GET /sends/data_series`` on a real
+    socket, for ``with`` or ``async with``.
 
     ``with`` runs it in a thread of its own, so that it also answers while the caller's thread
     waits. ``async with`` runs it on the running event loop. It can be constructed outside of an
@@ -349,9 +356,13 @@ class FakeBraze:
         with self._lock:
             now = self._now()
             if fault.status is None or fault.commit:
-                reply = self.model.handle(request.method, request.path, headers, body, now)
+                target = request.path
+                if query := incoming.rel_url.raw_query_string:
+                    target += f"?{query}"
+                reply = self.model.handle(request.method, target, headers, body, now)
             if fault.status is not None:
-                reply = self.model.answer(fault.status, now)
+                general = request.path == ANALYTICS_PATH
+                reply = self.model.answer(fault.status, now, general=general)
         latency = self.latency() if callable(self.latency) else self.latency
         await asyncio.sleep(latency)
         await self._passed(fault.stall)

@@ -1,4 +1,4 @@
-"""What Braze's endpoint does, as a pure function of a request and a moment.
+"""What Braze's endpoints do, as a pure function of a request and a moment.
 
 No sockets, no clock: :class:`FakeBraze` puts it behind HTTP, a simulation calls it directly.
 Where Braze has published no answer, both readings can be had, as arguments of the model.
@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 import attrs
 
 from braze_sends.models import MAX_SEND_ID_LENGTH
 
 PATH = "/sends/id/create"
+ANALYTICS_PATH = "/sends/data_series"
 
 #: https://www.braze.com/docs/api/api_limits/
 GENERAL_LIMIT = 250_000
@@ -58,6 +62,8 @@ class Reply:
 class BrazeModel:
     """One workspace of Braze, with one key and one quota.
 
+    It answers ``POST /sends/id/create``, and ``GET /sends/data_series`` for what was created.
+
     Every ``now`` is in seconds since the Unix epoch, by Braze's clock.
 
     Attributes:
@@ -76,6 +82,7 @@ class BrazeModel:
         campaigns: the campaigns that exist, or ``None`` for all that anybody asks for.
         skip: seconds by which Braze's clock has been moved ahead, see :meth:`end_window`.
         created: the pairs ``(campaign_id, send_id)`` that exist, in the order of creation.
+        created_at: when each pair was created, seconds since the epoch by Braze's clock.
         created_by_window: pairs created in each window, by its index.
         used_by_window: slots taken in each window, by its index.
         refused: requests answered 429 because the window was used up.
@@ -92,6 +99,7 @@ class BrazeModel:
     campaigns: frozenset[str] | None = None
     skip: float = 0.0
     created: list[tuple[str, str]] = attrs.field(init=False, factory=list)
+    created_at: dict[tuple[str, str], float] = attrs.field(init=False, factory=dict, repr=False)
     created_by_window: dict[int, int] = attrs.field(init=False, factory=dict)
     used_by_window: dict[int, int] = attrs.field(init=False, factory=dict)
     refused: int = attrs.field(init=False, default=0)
@@ -123,13 +131,17 @@ class BrazeModel:
     def handle(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float
     ) -> Reply:
-        """Do what the request asks for and give the answer. Header names may be in any case.
+        """Do what the request asks for and give the answer. Header names may be in any case, and
+        the path may have a query.
 
         All effects are in place when it returns. An answer that is to get lost is thrown away by
         the caller; a request that is to get lost is never handed in.
         """
         fields = {name.lower(): text for name, text in headers.items()}
         authorization = fields.get("authorization", "")
+        path, _, query = path.partition("?")
+        if path == ANALYTICS_PATH and method == "GET":
+            return self._analytics(authorization, query, now)
         if path == PATH + "/":
             return self.answer(403, now)
         if path != PATH or method != "POST":
@@ -137,8 +149,7 @@ class BrazeModel:
         if len(body) > MAX_BODY:
             return self.answer(413, now)
         if authorization != f"Bearer {self.api_key}":
-            key = authorization.removeprefix("Bearer ")
-            return self.answer(401, now, f"Invalid API key: {key}")
+            return self._unknown_key(authorization, now)
 
         data = _parse(body)
         problem = self._problem(fields.get("content-type", ""), data)
@@ -160,23 +171,69 @@ class BrazeModel:
         if new:
             self._pairs.add(pair)
             self.created.append(pair)
+            self.created_at[pair] = now + self.skip
             self.remaining(now)
             self.created_by_window[self._index] = self.created_by_window.get(self._index, 0) + 1
         return self.answer(201, now, send_id=pair[1])
 
+    def _unknown_key(self, authorization: str, now: float) -> Reply:
+        key = authorization.removeprefix("Bearer ")
+        return self.answer(401, now, f"Invalid API key: {key}")
+
+    def _analytics(self, authorization: str, query: str, now: float) -> Reply:
+        """Answer ``GET /sends/data_series``; it costs no slot.
+
+        A pair that exists has made-up numbers, always the same, on the day of its creation. One
+        that does not exist has none: an empty list. Braze documents neither its answer to an
+        unknown pair nor that to one that was created and never sent.
+        """
+        if authorization != f"Bearer {self.api_key}":
+            return self._unknown_key(authorization, now)
+        given = dict(parse_qsl(query))
+        pair = given.get("campaign_id", ""), given.get("send_id", "")
+        length = given.get("length", "")
+        if not pair[0] or (self.campaigns is not None and pair[0] not in self.campaigns):
+            return self.answer(400, now, _MESSAGES[400], general=True)
+        if not pair[1]:
+            return self.answer(400, now, "send_id must be a string", general=True)
+        if not (re.fullmatch("[0-9]{1,3}", length) and 1 <= int(length) <= 100):
+            return self.answer(400, now, "length must be between 1 and 100", general=True)
+        end = now + self.skip
+        if "ending_at" in given:
+            try:
+                ending_at = datetime.fromisoformat(given["ending_at"])
+            except ValueError:
+                problem = "ending_at must be an ISO 8601 date"
+                return self.answer(400, now, problem, general=True)
+            end = ending_at.replace(tzinfo=ending_at.tzinfo or UTC).timestamp()
+        at = self.created_at.get(pair)
+        inside = at is not None and end - int(length) * 86400 <= at <= end
+        days = [_day_of(at)] if at is not None and inside else []
+        return self.answer(200, now, "success", data=days, general=True)
+
     def answer(
-        self, status: int, now: float, message: str | None = None, *, send_id: str | None = None
+        self,
+        status: int,
+        now: float,
+        message: str | None = None,
+        *,
+        send_id: str | None = None,
+        data: list[Any] | None = None,
+        general: bool = False,
     ) -> Reply:
         """Word an answer as Braze does, by default with the usual message for the status.
 
-        Nothing is created or counted.
+        ``general`` is for an endpoint of Braze's general bucket, whose headers it shows. Nothing
+        is created or counted.
         """
         self._answers += 1
         if message is None:
             # Recorded: a 401 echoes the whole key.
             key = f"Invalid API key: {self.api_key}"
             message = key if status == 401 else _MESSAGES.get(status, f"status {status}")
-        content = {"message": message} | ({} if send_id is None else {"send_id": send_id})
+        content: dict[str, Any] = {"message": message}
+        content |= {} if send_id is None else {"send_id": send_id}
+        content |= {} if data is None else {"data": data}
         headers = {
             "Content-Type": "application/json",
             "Date": formatdate(now + self.skip, usegmt=True),
@@ -189,7 +246,7 @@ class BrazeModel:
             remaining = self.remaining(now)
             reset = math.ceil((self._index + 1) * self.window)
             triple = (self.daily_limit, remaining, reset)
-            if self.shows == "general":
+            if general or self.shows == "general":
                 hour = math.ceil((now + self.skip) / 3600) * 3600
                 triple = (GENERAL_LIMIT, GENERAL_LIMIT - self._answers, hour)
             values = map(str, triple)
@@ -216,6 +273,40 @@ class BrazeModel:
         if not 1 <= len(send_id) <= MAX_SEND_ID_LENGTH:
             return 400, f"send_id must have 1 to {MAX_SEND_ID_LENGTH} characters"
         return None
+
+
+def _day_of(at: float) -> dict[str, Any]:
+    """A day of a send, with every kind of field that Braze documents."""
+    return {
+        "time": datetime.fromtimestamp(at, UTC).date().isoformat(),
+        "messages": {
+            "ios_push": [
+                {
+                    "variation_name": "Variation 1",
+                    "sent": 1000,
+                    "delivered": 960,
+                    "undelivered": 30,
+                    "delivery_failed": 10,
+                    "direct_opens": 80,
+                    "total_opens": 120,
+                    "bounces": 10,
+                    "body_clicks": 60,
+                    "revenue": 24.5,
+                    "unique_recipients": 1000,
+                    "conversions": 12,
+                    "conversions_by_send_time": 12,
+                    "conversions1": 3,
+                    "conversions1_by_send_time": 3,
+                }
+            ]
+        },
+        "conversions": 12,
+        "conversions_by_send_time": 12,
+        "conversions1": 3,
+        "conversions1_by_send_time": 3,
+        "revenue": 24.5,
+        "unique_recipients": 1000,
+    }
 
 
 def _parse(body: bytes) -> Any:

@@ -458,7 +458,7 @@ def test_version(run: Run) -> None:
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
 @pytest.mark.parametrize(
-    "command", [[], ["create"], ["batch"], ["quota"], ["doctor"], ["demo"], ["emulator"]]
+    "command", [[], ["create"], ["batch"], ["quota"], ["doctor"], ["demo"], ["emulator"], ["track"]]
 )
 def test_help_has_an_example(run: Run, command: list[str], option: str) -> None:
     """Each help ends with an example."""

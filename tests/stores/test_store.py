@@ -103,9 +103,6 @@ def test_a_state_that_is_not_believed_is_a_lower_bound() -> None:
     expected = attrs.evolve(bucket, known=False, probes=1, unknown_since=7.0, cleared=50)
     bucket.distrust(7.0)
     assert expected == bucket
-    bucket = Bucket(offset=5.0, known=True)
-    bucket.distrust(7.0)  # a window that is not known yet counts anew
-    assert Bucket(offset=5.0, unknown_since=7.0) == bucket
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from braze_sends.testing.model import MAX_BODY, PATH, RATE_LIMIT_HEADERS, BrazeModel, Reply
+from braze_sends.testing.model import (
+    ANALYTICS_PATH,
+    GENERAL_LIMIT,
+    MAX_BODY,
+    PATH,
+    RATE_LIMIT_HEADERS,
+    BrazeModel,
+    Reply,
+)
 
 DAY = 86400
 NOON = 20_000 * DAY + DAY / 2  # 2024-10-04 12:00 UTC
@@ -307,3 +317,71 @@ def test_an_answer_can_be_had_without_a_request(status: int, message: str) -> No
 
     assert {"message": message} == json.loads(reply.body)
     assert status == reply.status
+
+
+# --- GET /sends/data_series ----------------------------------------------------------------------
+
+
+def analytics(model: BrazeModel, query: str, now: float = NOON) -> Reply:
+    return model.handle("GET", f"{ANALYTICS_PATH}?{query}", GOOD, b"", now)
+
+
+def test_a_pair_has_analytics_on_the_day_of_its_creation() -> None:
+    """They are within the days that were asked for, and always the same."""
+    model = BrazeModel()
+    post(model)
+    pair = "&".join(
+        f"{name}={value}"
+        for name, value in zip(("campaign_id", "send_id"), model.created[0], strict=True)
+    )
+
+    def days(query: str, now: float = NOON) -> list[Any]:
+        found: list[Any] = json.loads(analytics(model, f"{pair}&{query}", now).body)["data"]
+        return found
+
+    day = datetime.fromtimestamp(NOON, UTC)
+    assert [day.date().isoformat()] == [one["time"] for one in days("length=1")]
+    assert days("length=1") == days("length=100", NOON + 99 * 86400)
+    assert [] == days("length=1", NOON + 2 * 86400)
+    hour = timedelta(hours=1)
+    assert [] == days(f"length=1&ending_at={quote((day - hour).isoformat())}")
+    assert days("length=1") == days(f"length=1&ending_at={day + hour:%Y-%m-%dT%H:%M:%S}")
+
+
+def test_an_unknown_pair_has_no_days() -> None:
+    """Braze's own answer is not documented."""
+    reply = analytics(BrazeModel(), "campaign_id=c&send_id=s&length=14")
+    assert (200, {"message": "success", "data": []}) == (reply.status, json.loads(reply.body))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "send_id=s&length=1",
+        "campaign_id=other&send_id=s&length=1",
+        "campaign_id=c&length=1",
+        "campaign_id=c&send_id=s",
+        "campaign_id=c&send_id=s&length=0",
+        "campaign_id=c&send_id=s&length=101",
+        "campaign_id=c&send_id=s&length=1.5",
+        "campaign_id=c&send_id=s&length=1&ending_at=today",
+    ],
+)
+def test_a_query_that_cannot_be_answered_is_a_400(query: str) -> None:
+    """What is missing or out of bounds, and a campaign that does not exist."""
+    assert 400 == analytics(BrazeModel(campaigns=frozenset({"c"})), query).status
+
+
+def test_analytics_cost_no_slot_and_show_the_general_bucket() -> None:
+    """Under every reading of what costs a slot."""
+    model = BrazeModel(counts="requests", counts_errors=True)
+    for query in ("campaign_id=c&send_id=s&length=14", ""):
+        headers = analytics(model, query).headers
+        assert str(GENERAL_LIMIT) == headers["X-Ratelimit-Limit"]
+    assert 0 == model.used
+
+
+def test_analytics_need_the_key_and_a_get() -> None:
+    """A bad key is a 401, another method a 404."""
+    assert 401 == BrazeModel().handle("GET", ANALYTICS_PATH, {}, b"", NOON).status
+    assert 404 == BrazeModel().handle("POST", ANALYTICS_PATH, GOOD, b"{}", NOON).status
