@@ -1,12 +1,14 @@
 """The input of a batch: a file that names a send in each row, as CSV or JSON Lines.
 
 The whole file is read before anything is sent, and its good rows are kept on disk: it may change,
-or be a pipe, while the batch runs for days. A byte that is not UTF-8 becomes a lone surrogate,
-which no valid UTF-8 gives, and is found in the row that holds it.
+or be a pipe, while the batch runs for days. A byte order mark tells the encoding; a file without
+one is UTF-8, or else cp1252, as Excel writes it. A byte that the encoding does not know becomes a
+lone surrogate, which no valid text has, and is found in the row that holds it.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -22,7 +24,7 @@ from typing import Any, BinaryIO, Final
 import attrs
 
 from braze_sends import ConfigurationError, CreateSendId
-from braze_sends.cli.common import printable
+from braze_sends.cli.common import note, printable
 
 #: Characters of the longest line that is read, its end included; no export of sends comes near.
 MAX_LINE: Final = 1024 * 1024
@@ -30,9 +32,17 @@ MAX_LINE: Final = 1024 * 1024
 COLUMNS: Final = ("campaign_id", "send_id")
 
 _CHUNK: Final = 64 * 1024
-#: As they look when decoded; that of UTF-32 begins with one of these, or with NULs.
-_UTF16_BOMS: Final = ("\udcff\udcfe", "\udcfe\udcff")
+#: That of UTF-32 LE begins with that of UTF-16 LE.
+_BOMS: Final = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 _UTF16: Final = "looks like UTF-16 or UTF-32: save it as UTF-8"
+#: What Excel saves "CSV" in, in much of the world.
+_ELSE: Final = "cp1252"
 _TOO_LONG: Final = f"over {MAX_LINE} bytes long"
 
 
@@ -95,20 +105,54 @@ class Rows(AbstractContextManager["Rows"]):
         self.close()
 
 
-def read(file: BinaryIO, on_bad: Callable[[BadRow], None], *, name: str = "the file") -> Rows:
+def read(
+    file: BinaryIO,
+    on_bad: Callable[[BadRow], None],
+    *,
+    name: str = "the file",
+    encoding: str | None = None,
+) -> Rows:
     """Read a file, which messages call ``name``, to its end; ``on_bad`` is told each bad row.
 
     If the first character that is no blank is ``{``, it is JSON Lines: objects with the strings
     ``campaign_id`` and ``send_id``. Else it is CSV: a header with these names, cells separated by
     comma, semicolon (Excel in Europe) or tab. Names in any order and case. Other keys and columns
-    are ignored, and so are blank lines. UTF-8, lines that end in LF, CRLF or CR.
+    are ignored, and so are blank lines. Lines end in LF, CRLF or CR.
+
+    Args:
+        encoding: the name of a codec of Python's. ``None``: the byte order mark tells it; without
+            one it is UTF-8, or cp1252 if the file is not UTF-8, which a warning on stderr says.
 
     Raises:
-        ConfigurationError: the file as a whole is unusable: it is empty, not UTF-8, or lacks a
-            column; or a quote that is not closed leaves unknown what the rows are.
+        ConfigurationError: the file as a whole is unusable: it is empty, not in the encoding, or
+            lacks a column; or a quote that is not closed leaves unknown what the rows are. Or
+            Python knows no such encoding.
     """
-    lines = _Lines(file, name)
+    if encoding is not None:
+        try:
+            io.TextIOWrapper(io.BytesIO(), encoding)
+        except (LookupError, ValueError):
+            raise ConfigurationError(
+                f"--encoding {printable(encoding)} is unknown: name one such as utf-8, utf-16 or "
+                "cp1252"
+            ) from None
+    with _keeping():
+        kept = tempfile.TemporaryFile()  # noqa: SIM115  # closed below
+    try:
+        found = _copy(file, kept, name)
+        return _rows(_Lines(kept, name, encoding or found), on_bad, guessed=encoding is None)
+    finally:
+        with suppress(OSError):  # what was not flushed for want of room
+            kept.close()
+
+
+def _rows(lines: _Lines, on_bad: Callable[[BadRow], None], *, guessed: bool) -> Rows:
     first = _first(lines)
+    if guessed and lines.encoding == _ELSE:
+        note(
+            f"warning: {lines.name} is not UTF-8, and is read as {_ELSE}; if it is in another "
+            "encoding, name that with --encoding"
+        )
     if re.fullmatch(r"sep=.\s*", first.lstrip()):  # by Excel, which the header tells as well
         first = _first(lines)
     found = _json_rows if first.lstrip().startswith("{") else _csv_rows
@@ -130,6 +174,30 @@ def _keeping() -> Iterator[None]:
 # --- lines ---------------------------------------------------------------------------------------
 
 
+def _copy(file: BinaryIO, kept: BinaryIO, name: str) -> str:
+    """Copy a file from its beginning, and find out its encoding."""
+    reader = io.BufferedReader(_Waiting(file), _CHUNK)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    found, chunk = None, b"none yet"
+    while chunk:
+        try:
+            chunk = reader.read(_CHUNK)
+        except OSError as error:
+            raise ConfigurationError(f"{name} cannot be read: {error.strerror or error}") from None
+        if kept.tell() == 0:
+            found = next((_BOMS[bom] for bom in _BOMS if chunk.startswith(bom)), None)
+        if found is None:
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError:
+                found = _ELSE
+        with _keeping():
+            kept.write(chunk)
+    with _keeping():
+        kept.seek(0)
+    return found or "utf-8"
+
+
 class _Waiting(io.RawIOBase):
     """A file that is waited for, even if it is a pipe that somebody else made non-blocking."""
 
@@ -149,14 +217,14 @@ class _Waiting(io.RawIOBase):
 class _Lines(Iterator[str]):
     """The physical lines of a file as text. Of one that is too long only the beginning is given."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._name = name
+    def __init__(self, file: BinaryIO, name: str, encoding: str) -> None:
+        self.name, self.encoding = name, encoding
         self.number = 0  # of the line that was given last, from 1
         self.too_long = False  # whether that line was over ``MAX_LINE``
         self.quotes = 0  # how many there are in it, if so
         self.ended = False  # there are no more
-        self._text = io.TextIOWrapper(
-            io.BufferedReader(_Waiting(file), _CHUNK), "utf-8-sig", "surrogateescape"
+        self._text = open(  # noqa: SIM115  # ``file`` stays the owner
+            file.fileno(), encoding=encoding, errors="surrogateescape", closefd=False
         )
 
     def __next__(self) -> str:
@@ -166,24 +234,26 @@ class _Lines(Iterator[str]):
             while self.too_long and piece:
                 self.quotes += piece.count('"')
                 piece = "" if piece.endswith("\n") else self._text.readline(_CHUNK)
-        except OSError as error:
-            raise self.unusable(f"cannot be read: {error.strerror or error}") from None
+        except UnicodeError:
+            raise self.unusable(
+                f"is not {_shown(self.encoding)} after line {self.number}"
+            ) from None
         if not line:
             self.ended = True
             raise StopIteration
         self.number += 1
-        return line
+        return line if self.number > 1 else line.removeprefix("\ufeff")
 
     def unusable(self, why: str) -> ConfigurationError:
         """The error that says why the whole file cannot be used."""
-        return ConfigurationError(f"{self._name} {why}")
+        return ConfigurationError(f"{self.name} {why}")
 
 
 def _first(lines: _Lines) -> str:
     """The first line that is not blank."""
     for line in lines:
         if start := line.lstrip():
-            if start.startswith(_UTF16_BOMS) or "\0" in start[:4]:
+            if "\0" in start[:4]:
                 raise lines.unusable(_UTF16)
             if start.startswith("PK\x03\x04"):
                 raise lines.unusable('is a workbook of a spreadsheet: save it as "CSV UTF-8"')
@@ -193,7 +263,11 @@ def _first(lines: _Lines) -> str:
     )
 
 
-def _problem_of(text: str) -> str | None:
+def _shown(encoding: str) -> str:
+    return encoding.upper() if encoding.startswith("utf") else encoding
+
+
+def _problem_of(text: str, encoding: str) -> str | None:
     """What makes a row unusable wherever in it that stands."""
     if "\0" in text:
         return "it has NUL characters"
@@ -201,7 +275,7 @@ def _problem_of(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         byte = ord(text[error.start]) - 0xDC00
-        return f"it is not UTF-8, with its byte 0x{byte:02X}: save the file as UTF-8"
+        return f"it is not {_shown(encoding)}, with its byte 0x{byte:02X}: save the file as UTF-8"
     return None
 
 
@@ -225,11 +299,12 @@ def _json_rows(first: str, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
         if lines.too_long:
             yield BadRow(lines.number, f"it is {_TOO_LONG}")
         elif not line.isspace():
-            yield _json_row(lines.number, line)
+            yield _json_row(lines, line)
 
 
-def _json_row(number: int, line: str) -> CreateSendId | BadRow:
-    if problem := _problem_of(line):
+def _json_row(lines: _Lines, line: str) -> CreateSendId | BadRow:
+    number = lines.number
+    if problem := _problem_of(line, lines.encoding):
         return BadRow(number, problem)
     try:
         row = json.loads(line.rstrip(), object_pairs_hook=_object)
@@ -279,7 +354,7 @@ def _csv_rows(first: str, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
         began = lines.number - len(row) + 1
         if not any(map(str.strip, cells)):
             pass  # a blank line, or such as spreadsheets leave below the last row
-        elif problem := _problem_of("".join(cells)):
+        elif problem := _problem_of("".join(cells), lines.encoding):
             yield BadRow(began, problem)
         elif len(cells) != len(names):
             yield BadRow(began, f"it has {len(cells)} cells, the header {len(names)}")

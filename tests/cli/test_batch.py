@@ -584,7 +584,7 @@ def test_files_as_people_have_them(batch: Batch, fake: FakeBraze, rows: bytes) -
     [
         (b"campaign_id,name\nc,s1\n", "rows lacks send_id in its header: campaign_id, name"),
         (b"", "rows is empty"),
-        ("campaign_id,send_id\nc,s1\n".encode("utf-16"), "save it as UTF-8"),
+        ("campaign_id,send_id\nc,s1\n".encode("utf-16-le"), "save it as UTF-8"),
         (b'campaign_id,send_id\nc,"s1\nc,s2\n', "the quote that opens in line 2 is not closed"),
     ],
 )
@@ -599,7 +599,28 @@ def test_files_that_cannot_be_used(
     assert not Path("out.jsonl").exists()
 
 
-BAD = b"campaign_id,send_id\nc,s1\nc,\xfc\nc,s2\n,s3\nc," + b"x" * 10_000_000 + b"\nc,s4\n"
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_files_as_excel_saves_them(batch: Batch, fake: FakeBraze, encoding: str) -> None:
+    """ "Unicode text" and "CSV" of Excel are read without any option."""
+    assert 0 == batch("Größe\tcampaign_id\tsend_id\r\né\tc\ts1\r\n".encode(encoding)).exit_code
+    assert [("c", "s1")] == fake.created
+
+
+def test_the_encoding_of_the_file_can_be_named(batch: Batch, fake: FakeBraze) -> None:
+    """Then the file is not asked, and a warning is not needed; an unknown name is wrong usage."""
+    rows = "name,campaign_id,send_id\n\xc9,c,s1\n".encode("cp850")
+    result = batch(rows, "--encoding", "cp850")
+
+    assert (0, [("c", "s1")]) == (result.exit_code, fake.created)
+    assert "warning" not in result.stderr
+    assert 2 == batch(rows, "--encoding", "dos").exit_code
+
+
+BAD = (
+    b"\xef\xbb\xbfcampaign_id,send_id\nc,s1\nc,\xfc\nc,s2\n,s3\nc,"
+    + b"x" * 10_000_000
+    + b"\nc,s4\n"
+)
 
 
 def test_every_bad_row_is_told_before_anything_is_sent(batch: Batch, fake: FakeBraze) -> None:

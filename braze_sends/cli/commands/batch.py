@@ -37,6 +37,14 @@ def batch(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Go on without rows that cannot be used.")
     ] = False,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The encoding of FILE, such as cp1252. Without it: UTF-8, what a byte order mark "
+            "tells, or else cp1252.",
+        ),
+    ] = None,
     limit_per_day: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Never create more in a day through this store."),
@@ -93,7 +101,7 @@ def batch(
             daily_limit=limit_per_day,
             max_rate_limit_wait=None if wait else 0.0,
         )
-        rows = stack.enter_context(read_rows(file, skip_bad, as_json))
+        rows = stack.enter_context(read_rows(file, skip_bad, as_json, encoding))
         journal = stack.enter_context(Journal.open(output, read_only=dry_run))
         found = Counter(map(journal.status, rows))
         summary = Summary(
