@@ -33,7 +33,7 @@ from braze_sends.journal import Journal, JournalError
 GIVE_UP_AFTER: Final = 5
 
 
-def read_rows(file: str, skip_bad: bool, as_json: bool, encoding: str | None) -> Rows:
+def read_rows(file: str, skip_bad: bool, as_json: bool, encoding: str | None, keep: bool) -> Rows:
     """The rows of a file; each that is bad is told, and an error unless they are skipped."""
     bad: list[dict[str, object]] = []
 
@@ -46,7 +46,7 @@ def read_rows(file: str, skip_bad: bool, as_json: bool, encoding: str | None) ->
     name = "standard input" if file == "-" else file
     try:
         with sys.stdin.buffer if file == "-" else open(file, "rb") as source:
-            rows = read(source, on_bad, name=name, encoding=encoding)
+            rows = read(source, on_bad, name=name, encoding=encoding, keep=keep)
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
     if not rows.bad or skip_bad:

@@ -58,13 +58,18 @@ class Rows(AbstractContextManager["Rows"]):
     """The good rows of a file, each pair once, in the file's order.
 
     They are ``count``, and in a temporary file, which vanishes with the process. Iterations do not
-    disturb each other.
+    disturb each other. With ``lines``, what else these tell of a row is kept too, see ``others``;
+    ``names`` are the names of that.
     """
 
     def __init__(
-        self, found: Iterable[CreateSendId | BadRow], on_bad: Callable[[BadRow], None]
+        self,
+        found: Iterable[CreateSendId | BadRow],
+        on_bad: Callable[[BadRow], None],
+        lines: _Lines | None = None,
     ) -> None:
         self.count = self.repeated = self.bad = 0
+        names: dict[str, None] = {}
         with _keeping():
             self._kept = tempfile.TemporaryFile()  # noqa: SIM115  # ``close`` closes it
         seen: set[bytes] = set()
@@ -81,6 +86,10 @@ class Rows(AbstractContextManager["Rows"]):
                     continue
                 seen.add(digest)
                 self.count += 1
+                if lines is not None:
+                    names |= dict.fromkeys(lines.others)
+                    others = json.dumps(lines.others, default=lambda twice: None)
+                    line = line.replace(b"\n", f"\t{others}\n".encode())  # JSON has no tabs
                 with _keeping():
                     self._kept.write(line)
             with _keeping():
@@ -88,13 +97,22 @@ class Rows(AbstractContextManager["Rows"]):
         except BaseException:
             self.close()
             raise
+        self.names = [*names]
 
     def __iter__(self) -> Iterator[CreateSendId]:
+        for cells in self._cells():
+            yield CreateSendId(*cells[:2])
+
+    def others(self) -> dict[tuple[str, str], str]:
+        """By pair, a JSON object of what else its row tells; empty if that was not kept."""
+        return {(cells[0], cells[1]): cells[2] for cells in self._cells() if len(cells) > 2}
+
+    def _cells(self) -> Iterator[list[str]]:
         self._kept.seek(0)
         while lines := self._kept.readlines(_CHUNK):
             offset = self._kept.tell()
             for line in lines:
-                yield CreateSendId(*line.decode().rstrip("\n").split("\t"))
+                yield line.decode().rstrip("\n").split("\t")
             self._kept.seek(offset)
 
     def close(self) -> None:
@@ -111,6 +129,7 @@ def read(
     *,
     name: str = "the file",
     encoding: str | None = None,
+    keep: bool = False,
 ) -> Rows:
     """Read a file, which messages call ``name``, to its end; ``on_bad`` is told each bad row.
 
@@ -122,6 +141,7 @@ def read(
     Args:
         encoding: the name of a codec of Python's. ``None``: the byte order mark tells it; without
             one it is UTF-8, or cp1252 if the file is not UTF-8, which a warning on stderr says.
+        keep: keep the other columns, or keys, of the rows too.
 
     Raises:
         ConfigurationError: the file as a whole is unusable: it is empty, not in the encoding, or
@@ -140,13 +160,13 @@ def read(
         kept = tempfile.TemporaryFile()  # noqa: SIM115  # closed below
     try:
         found = _copy(file, kept, name)
-        return _rows(_Lines(kept, name, encoding or found), on_bad, guessed=encoding is None)
+        return _rows(_Lines(kept, name, encoding or found), on_bad, encoding is None, keep)
     finally:
         with suppress(OSError):  # what was not flushed for want of room
             kept.close()
 
 
-def _rows(lines: _Lines, on_bad: Callable[[BadRow], None], *, guessed: bool) -> Rows:
+def _rows(lines: _Lines, on_bad: Callable[[BadRow], None], guessed: bool, keep: bool) -> Rows:
     first = _first(lines)
     if guessed and lines.encoding == _ELSE:
         note(
@@ -156,7 +176,7 @@ def _rows(lines: _Lines, on_bad: Callable[[BadRow], None], *, guessed: bool) -> 
     if re.fullmatch(r"sep=.\s*", first.lstrip()):  # by Excel, which the header tells as well
         first = _first(lines)
     found = _json_rows if first.lstrip().startswith("{") else _csv_rows
-    return Rows(found(first, lines), on_bad)
+    return Rows(found(first, lines), on_bad, lines if keep else None)
 
 
 @contextmanager
@@ -223,6 +243,8 @@ class _Lines(Iterator[str]):
         self.too_long = False  # whether that line was over ``MAX_LINE``
         self.quotes = 0  # how many there are in it, if so
         self.ended = False  # there are no more
+        self.columns: list[str] = []  # of CSV, as the header writes them
+        self.others: dict[str, object] = {}  # what else the row that was given last tells
         self._text = open(  # noqa: SIM115  # ``file`` stays the owner
             file.fileno(), encoding=encoding, errors="surrogateescape", closefd=False
         )
@@ -321,6 +343,7 @@ def _json_row(lines: _Lines, line: str) -> CreateSendId | BadRow:
             return BadRow(number, f"{name} is missing")
         if row[name] is _TWICE:
             return BadRow(number, f"it has {name} more than once")
+    lines.others = {name: value for name, value in row.items() if name not in COLUMNS}
     return _row(number, *(row[name] for name in COLUMNS))
 
 
@@ -359,6 +382,8 @@ def _csv_rows(first: str, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
         elif len(cells) != len(names):
             yield BadRow(began, f"it has {len(cells)} cells, the header {len(names)}")
         else:
+            told = zip(lines.columns, names, cells, strict=True)
+            lines.others = {column: cell for column, name, cell in told if name not in COLUMNS}
             yield _row(began, cells[campaign_id].strip(), cells[send_id].strip())
 
 
@@ -407,7 +432,7 @@ def _header(first: str, lines: _Lines) -> tuple[str, list[str]]:
         told = ", ".join(printable(name[:40]) for name in shown[:10])
         more = ", ..." if len(shown) > 10 else ""
         raise lines.unusable(f"lacks {' and '.join(missing)} in its header: {told}{more}")
-    names = [*map(_column, shown)]
+    lines.columns, names = shown, [*map(_column, shown)]
     for name in COLUMNS:
         if names.count(name) > 1:
             raise lines.unusable(f"has {name} more than once in its header")

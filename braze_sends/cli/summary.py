@@ -65,8 +65,13 @@ class Summary:
             "message": self.fatal and str(self.fatal),
         }
 
-    def in_words(self, *, continues: bool) -> Iterator[str]:
-        """As people read it; ``continues`` is whether a rerun goes on from here."""
+    def in_words(self, *, continues: bool, journal: str = "the output") -> Iterator[str]:
+        """As people read it.
+
+        Args:
+            continues: a rerun goes on from here.
+            journal: where the lines are.
+        """
         if self.fatal is not None:
             yield f"error: {self.fatal}"
         told = _listed(
@@ -81,7 +86,7 @@ class Summary:
         end = f" (left out: {left_out})" if left_out else ""
         yield f"{self.rows} row{'s' * (self.rows != 1)}: {told}{end}"
         if self.failed_before:
-            yield "to ask again for what failed, delete its lines from the output"
+            yield f"to ask again for what failed, delete its lines from {journal}"
         if self.left and not isinstance(self.fatal, ConfigurationError):
             when = "" if self.ended is None else f"; come back {come_back(self.ended)}"
             then = "the same command goes on from here" if continues else "a rerun begins anew"
