@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from braze_sends import QuotaExhaustedError, RateLimitError
-from braze_sends.cli.common import come_back, moment, printing, reporting
+from braze_sends.cli.common import come_back, command, moment, printing, reporting
 from braze_sends.journal import Journal
 from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import KEY, Gate, Run
@@ -176,12 +176,37 @@ def test_when_the_quota_ends_it_says_when_to_come_back(batch: Batch, fake: FakeB
     """Exit code 75; what is left has no line, and no request was made for it."""
     fake.daily_limit = 3
     result = batch(csv(*range(9)), *SQLITE)
-    last = result.stderr.splitlines()[-1]
+    *_, last, done = result.stderr.splitlines()
 
     assert 75 == result.exit_code
+    assert done.startswith("at 3 a day the file is done about ")
     assert last.startswith("6 left; come back ")
     assert last.endswith(": the same command goes on from here")
     assert 3 == len(lines()) == len(fake.requests)
+
+
+def test_a_file_for_days_is_told_when_it_is_done_and_how_to_go_on(
+    batch: Batch, fake: FakeBraze, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At what a day's quota leaves to it; the command can be pasted into a shell."""
+    fake.daily_limit = 3
+    monkeypatch.setattr(sys, "argv", ["/bin/braze-sends", "batch", "my rows", "--headroom", "1"])
+    said = batch(csv(*range(9)), "--headroom", "1", *SQLITE).stderr.splitlines()
+
+    assert said[-3].startswith("7 left; come back ")
+    assert said[-2].startswith("at 2 a day the file is done about ")
+    assert "  braze-sends batch 'my rows' --headroom 1" == said[-1]
+
+
+@pytest.mark.parametrize(
+    "argv", [["batch", "rows", "--store", "redis://:s3cret@host"], ["-c"], ["demo"]]
+)
+def test_a_command_that_has_a_password_or_is_unknown_is_not_told(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of a batch is no place for it."""
+    monkeypatch.setattr(sys, "argv", ["braze-sends", *argv])
+    assert command() is None
 
 
 def test_and_goes_on_in_the_next_window(batch: Batch, fake: FakeBraze) -> None:
@@ -667,13 +692,21 @@ def test_bad_rows_as_json(batch: Batch) -> None:
 
 
 def test_skip_bad_goes_on_without_them(batch: Batch, fake: FakeBraze) -> None:
-    """They are told all the same, and the exit code is 3."""
+    """They are told all the same; the exit code is 0, since every good row is done."""
     result = batch(BAD, "--skip-bad")
 
-    assert 3 == result.exit_code
+    assert 0 == result.exit_code
     assert [("c", "s1"), ("c", "s2"), ("c", "s4")] == fake.created
     assert 3 == result.stderr.count("line ")
     assert result.stderr.endswith("3 rows: 3 created (left out: 3 bad)\n")
+
+
+def test_skip_bad_hides_no_good_row_that_failed(batch: Batch, fake: FakeBraze) -> None:
+    """The exit code is 3 for these, and 75 when the quota ended before the last of them."""
+    fake.script(Fault(status=400))
+    assert 3 == batch(BAD, "--skip-bad").exit_code
+    fake.daily_limit = 2
+    assert 75 == batch(BAD + b"c,s5\n", "--skip-bad").exit_code
 
 
 def test_a_file_without_rows(batch: Batch, fake: FakeBraze) -> None:
@@ -908,6 +941,20 @@ def test_ctrl_c_after_the_last_request_changes_nothing(
 
     assert 0 == result.exit_code
     assert "stopping: " in result.stderr
+
+
+def test_ctrl_c_leaves_a_csv_of_what_was_decided(
+    batch: Batch, run: Run, fake: FakeBraze, interrupt: Interrupt
+) -> None:
+    """The next run goes on, and writes it anew."""
+    Path("rows").write_text(csv(*range(3)))
+    fake.fault_for = lambda request: interrupt(1) if len(fake.requests) == 2 else None
+
+    assert 130 == run("batch", "rows", "-o", "sends.csv", *SQLITE).exit_code
+    assert ["c,s0", "c,s1"] == [row[:4] for row in Path("sends.csv").read_text().splitlines()[1:]]
+    fake.fault_for = None
+    assert 0 == run("batch", "rows", "-o", "sends.csv", *SQLITE).exit_code
+    assert 4 == len(Path("sends.csv").read_text().splitlines())
 
 
 @pytest.mark.parametrize("terminal", [True, False])

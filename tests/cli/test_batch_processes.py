@@ -285,7 +285,7 @@ def test_stopped_it_lets_the_request_end_that_is_under_way(
     assert (130, "") == (batch.returncode, out)
     assert "stopping: what is under way may end; Ctrl-C once more ends it at once\n" == line
     assert 2 == len(fake.created) == len(written()) == len(fake.requests)
-    assert err.endswith("2 left: the same command goes on from here\n")
+    assert "\n2 left: the same command goes on from here\n  braze-sends batch calendar.csv " in err
     assert 0 == start(*BATCH).wait()
     assert fake.created == written()
     assert 4 == len(fake.requests)

@@ -123,6 +123,7 @@ def batch(
             repeated=rows.repeated,
             before=rows.count - found[None] - found["failed"],
             failed_before=found["failed"],
+            headroom=headroom,
         )
         if dry_run:
             show_cost(summary, journal.missing(rows), braze, headroom, as_json)
@@ -152,6 +153,6 @@ def batch(
     elif not quiet or summary.exit_code:
         continues = journal.lasting or not common.forgetful(store)
         where = "the output" if table is None else str(lines)
-        for line in summary.in_words(continues=continues, journal=where):
+        for line in summary.in_words(continues=continues, journal=where, command=common.command()):
             common.note(line)
     raise typer.Exit(summary.exit_code)
