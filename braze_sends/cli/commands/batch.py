@@ -70,6 +70,8 @@ def batch(
     store: options.Store = None,
     workspace: options.Workspace = None,
     api_key_file: options.KeyFile = None,
+    profile: options.Profile = None,
+    log_file: options.LogFile = None,
 ) -> None:
     """Create a send ID for each row of a file.
 
@@ -86,6 +88,7 @@ def batch(
     from braze_sends.cli import common, results
     from braze_sends.cli.batch import Run, read_rows
     from braze_sends.cli.cost import show_cost
+    from braze_sends.cli.logs import logging_to
     from braze_sends.cli.progress import Progress
     from braze_sends.cli.summary import Summary
     from braze_sends.journal import Journal
@@ -99,6 +102,11 @@ def batch(
         written = [os.path.realpath(path) for path in (output, lines) if path]
         if database and os.path.realpath(database) in written:
             raise ConfigurationError("--output and --store cannot both be the same file")
+        if log_file is not None:
+            others = [*written, *(os.path.realpath(path) for path in (file, database) if path)]
+            if os.path.realpath(log_file) in others:
+                raise ConfigurationError("--log-file needs a file of its own")
+            stack.enter_context(logging_to(log_file))
         if table is not None:
             if os.path.realpath(file) in written:
                 raise ConfigurationError("FILE and --output cannot both be the same file")
