@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections import Counter
 from itertools import takewhile
 from typing import Final
 
@@ -25,7 +26,7 @@ from braze_sends import (
 )
 from braze_sends.cli.common import STOPPING, USAGE, interrupts, note, now, print_json
 from braze_sends.cli.progress import Progress
-from braze_sends.cli.rows import NOT_UTF8, BadRow, Rows, read
+from braze_sends.cli.rows import WRONG_BYTE, BadRow, Rows, read
 from braze_sends.cli.summary import Summary
 from braze_sends.journal import Journal, JournalError
 
@@ -33,34 +34,41 @@ from braze_sends.journal import Journal, JournalError
 GIVE_UP_AFTER: Final = 5
 
 
-def read_rows(file: str, skip_bad: bool, as_json: bool) -> Rows:
+#: Rows with the same fault that are shown.
+MOST_ALIKE = 5
+
+
+def read_rows(file: str, skip_bad: bool, as_json: bool, encoding: str | None, keep: bool) -> Rows:
     """The rows of a file; each that is bad is told, and an error unless they are skipped."""
     bad: list[dict[str, object]] = []
-    in_other_encoding = 0
+    alike: Counter[str] = Counter()
 
     def on_bad(row: BadRow) -> None:
-        nonlocal in_other_encoding
         if as_json and not skip_bad:
             bad.append(attrs.asdict(row))
             return
-        # A file in another encoding has many such lines, and one message is enough.
-        in_other_encoding += row.problem.startswith(NOT_UTF8)
-        if in_other_encoding <= 1 or not row.problem.startswith(NOT_UTF8):
+        # A file in another encoding has the same fault in hundreds of lines.
+        fault = row.problem.partition(WRONG_BYTE)[0]
+        alike[fault] += 1
+        if alike[fault] <= MOST_ALIKE:
             note(f"line {row.line}: {row.problem}")
 
     name = "standard input" if file == "-" else file
     try:
         with sys.stdin.buffer if file == "-" else open(file, "rb") as source:
-            rows = read(source, on_bad, name=name)
+            rows = read(source, on_bad, name=name, encoding=encoding, keep=keep)
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
-    if in_other_encoding > 1:
-        note(f"{in_other_encoding} lines of {name} are not UTF-8; only the first is shown")
+    for fault, count in alike.items():
+        if count > MOST_ALIKE:
+            note(
+                f"{count} lines of {name} have this fault, of which {MOST_ALIKE} are shown: {fault}"
+            )
     if not rows.bad or skip_bad:
         return rows
     rows.close()
-    count, them = ("1 bad row", "it") if rows.bad == 1 else (f"{rows.bad} bad rows", "them")
-    problem = f"{count}; nothing was sent. Fix {them}, or pass --skip-bad"
+    told, them = ("1 bad row", "it") if rows.bad == 1 else (f"{rows.bad} bad rows", "them")
+    problem = f"{told}; nothing was sent. Fix {them}, or pass --skip-bad"
     if not as_json:
         raise ConfigurationError(problem)
     print_json({"error": "ConfigurationError", "message": problem, "bad_rows": bad})

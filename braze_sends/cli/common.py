@@ -10,14 +10,16 @@ import errno
 import getpass
 import ipaddress
 import json
+import math
 import os
+import shlex
 import signal
 import stat
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import Any
 
@@ -194,6 +196,28 @@ def come_back(error: QuotaExhaustedError | RateLimitError) -> str:
     if resets_at is None or (resets_at - now()).total_seconds() > seconds + 5:
         return f"in {span(seconds)}"  # before the window ends, when a doubt or a pause does
     return f"{moment(resets_at)}, in {span(seconds)}"
+
+
+def finish(
+    left: int, *, limit: int, remaining: int, headroom: int, resets_at: datetime
+) -> datetime | None:
+    """When ``left`` rows are done if each day's quota is used at its beginning.
+
+    ``None`` if no more than one day is needed, or if the headroom leaves none.
+    """
+    daily = limit - headroom
+    if daily <= 0 or left <= daily:
+        return None
+    days = math.ceil((left - max(0, remaining - headroom)) / daily)
+    return resets_at + timedelta(days=days - 1)
+
+
+def command() -> str | None:
+    """What was typed to start this process, ``None`` if that is unknown or has a password."""
+    words = sys.argv[1:]
+    if words[:1] != ["batch"] or any("://" in word and "@" in word for word in words):
+        return None
+    return shlex.join(["braze-sends", *words])
 
 
 def error_object(error: BrazeSendsError) -> dict[str, Any]:

@@ -9,6 +9,32 @@ import typer
 #: Groups of options in the help.
 BRAZE, QUOTA = "Braze", "Quota"
 
+
+def _take_profile(context: typer.Context, name: str | None) -> None:
+    """Let the values of a profile stand in for options that are neither given nor in the
+    environment."""
+    if context.resilient_parsing:  # of the shell's completion
+        return
+    from braze_sends.cli import profiles
+    from braze_sends.cli.common import reporting
+
+    with reporting(as_json=False):
+        context.default_map = profiles.options(name)
+
+
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        envvar="BRAZE_SENDS_PROFILE",
+        show_envvar=True,
+        is_eager=True,  # before the options that it stands in for
+        callback=_take_profile,
+        help="A profile of ~/.config/braze-sends/config.toml. Without it: default, if there is "
+        "one.",
+    ),
+]
 Store = Annotated[
     str | None,
     typer.Option(
@@ -48,6 +74,14 @@ KeyFile = Annotated[
         metavar="PATH",
         help="A file that holds the API key, or - for standard input. Without it: the environment "
         "variable BRAZE_API_KEY, or a prompt.",
+    ),
+]
+LogFile = Annotated[
+    str | None,
+    typer.Option(
+        "--log-file",
+        metavar="PATH",
+        help="Append what happens inside to a file, a line for each event.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

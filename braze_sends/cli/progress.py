@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.table import Column
 
 from braze_sends import BrazeSendsError, QuotaStatus, RateLimit, SendsClient
-from braze_sends.cli.common import moment, note, now, printable, span
+from braze_sends.cli.common import finish, moment, note, now, printable, span
 
 #: Seconds between two looks at the quota, and between two frames of the bar.
 LOOK, FRAME = 1.0, 0.25
+#: Columns of a terminal that has room for the day on which a file is done.
+WIDE = 110
 
 
 class Progress:
@@ -121,7 +123,21 @@ class Progress:
         text += self._left()
         if self._quota is not None:
             text += f", resets in {_span_until(self._quota.resets_at)}"
+            text += self._done_at(self._quota)
         self._bar.update(self._task, description=text)
+
+    def _done_at(self, quota: RateLimit) -> str:
+        """When the file is done, if that takes days of waiting and there is room to say so."""
+        if self._headroom is None or self._bar.console.width < WIDE:
+            return ""
+        when = finish(
+            self._rows - self._done,
+            limit=quota.limit,
+            remaining=quota.remaining,
+            headroom=self._headroom,
+            resets_at=quota.resets_at,
+        )
+        return "" if when is None else f", done about {when.astimezone():%a %d %b %H:%M}"
 
     def _left(self) -> str:
         return f", {self._quota.remaining} of {self._quota.limit} left" if self._quota else ""

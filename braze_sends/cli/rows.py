@@ -1,12 +1,14 @@
 """The input of a batch: a file that names a send in each row, as CSV or JSON Lines.
 
 The whole file is read before anything is sent, and its good rows are kept on disk: it may change,
-or be a pipe, while the batch runs for days. A byte that is not UTF-8 becomes a lone surrogate,
-which no valid UTF-8 gives, and is found in the row that holds it.
+or be a pipe, while the batch runs for days. A byte order mark tells the encoding; a file without
+one is UTF-8, or else cp1252, as Excel writes it. A byte that the encoding does not know becomes a
+lone surrogate, which no valid text has, and is found in the row that holds it.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -22,7 +24,7 @@ from typing import Any, BinaryIO, Final
 import attrs
 
 from braze_sends import ConfigurationError, CreateSendId
-from braze_sends.cli.common import printable
+from braze_sends.cli.common import note, printable
 
 #: Characters of the longest line that is read, its end included; no export of sends comes near.
 MAX_LINE: Final = 1024 * 1024
@@ -30,13 +32,21 @@ MAX_LINE: Final = 1024 * 1024
 COLUMNS: Final = ("campaign_id", "send_id")
 
 _CHUNK: Final = 64 * 1024
-#: As they look when decoded; that of UTF-32 begins with one of these, or with NULs.
-_UTF16_BOMS: Final = ("\udcff\udcfe", "\udcfe\udcff")
+#: That of UTF-32 LE begins with that of UTF-16 LE.
+_BOMS: Final = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 _UTF16: Final = "looks like UTF-16 or UTF-32: save it as UTF-8"
 #: Characters of a row that a message shows.
 _SHOWN: Final = 60
-#: The beginning of what is wrong with a row in another encoding.
-NOT_UTF8: Final = "it is not UTF-8"
+#: In what is wrong with a row that has a byte which the encoding lacks.
+WRONG_BYTE: Final = ", with its byte 0x"
+#: What Excel saves "CSV" in, in much of the world.
+_ELSE: Final = "cp1252"
 _TOO_LONG: Final = f"over {MAX_LINE} bytes long"
 
 
@@ -52,13 +62,18 @@ class Rows(AbstractContextManager["Rows"]):
     """The good rows of a file, each pair once, in the file's order.
 
     They are ``count``, and in a temporary file, which vanishes with the process. Iterations do not
-    disturb each other.
+    disturb each other. With ``lines``, what else these tell of a row is kept too, see ``others``;
+    ``names`` are the names of that.
     """
 
     def __init__(
-        self, found: Iterable[CreateSendId | BadRow], on_bad: Callable[[BadRow], None]
+        self,
+        found: Iterable[CreateSendId | BadRow],
+        on_bad: Callable[[BadRow], None],
+        lines: _Lines | None = None,
     ) -> None:
         self.count = self.repeated = self.bad = 0
+        names: dict[str, None] = {}
         with _keeping():
             self._kept = tempfile.TemporaryFile()  # noqa: SIM115  # ``close`` closes it
         seen: set[bytes] = set()
@@ -75,6 +90,10 @@ class Rows(AbstractContextManager["Rows"]):
                     continue
                 seen.add(digest)
                 self.count += 1
+                if lines is not None:
+                    names |= dict.fromkeys(lines.others)
+                    others = json.dumps(lines.others, default=lambda twice: None)
+                    line = line.replace(b"\n", f"\t{others}\n".encode())  # JSON has no tabs
                 with _keeping():
                     self._kept.write(line)
             with _keeping():
@@ -82,13 +101,22 @@ class Rows(AbstractContextManager["Rows"]):
         except BaseException:
             self.close()
             raise
+        self.names = [*names]
 
     def __iter__(self) -> Iterator[CreateSendId]:
+        for cells in self._cells():
+            yield CreateSendId(*cells[:2])
+
+    def others(self) -> dict[tuple[str, str], str]:
+        """By pair, a JSON object of what else its row tells; empty if that was not kept."""
+        return {(cells[0], cells[1]): cells[2] for cells in self._cells() if len(cells) > 2}
+
+    def _cells(self) -> Iterator[list[str]]:
         self._kept.seek(0)
         while lines := self._kept.readlines(_CHUNK):
             offset = self._kept.tell()
             for line in lines:
-                yield CreateSendId(*line.decode().rstrip("\n").split("\t"))
+                yield line.decode().rstrip("\n").split("\t")
             self._kept.seek(offset)
 
     def close(self) -> None:
@@ -99,24 +127,60 @@ class Rows(AbstractContextManager["Rows"]):
         self.close()
 
 
-def read(file: BinaryIO, on_bad: Callable[[BadRow], None], *, name: str = "the file") -> Rows:
+def read(
+    file: BinaryIO,
+    on_bad: Callable[[BadRow], None],
+    *,
+    name: str = "the file",
+    encoding: str | None = None,
+    keep: bool = False,
+) -> Rows:
     """Read a file, which messages call ``name``, to its end; ``on_bad`` is told each bad row.
 
     If the first character that is no blank is ``{``, it is JSON Lines: objects with the strings
     ``campaign_id`` and ``send_id``. Else it is CSV: a header with these names, cells separated by
     comma, semicolon (Excel in Europe) or tab. Names in any order and case. Other keys and columns
-    are ignored, and so are blank lines. UTF-8, lines that end in LF, CRLF or CR.
+    are ignored, and so are blank lines. Lines end in LF, CRLF or CR.
+
+    Args:
+        encoding: the name of a codec of Python's. ``None``: the byte order mark tells it; without
+            one it is UTF-8, or cp1252 if the file is not UTF-8, which a warning on stderr says.
+        keep: keep the other columns, or keys, of the rows too.
 
     Raises:
-        ConfigurationError: the file as a whole is unusable: it is empty, not UTF-8, or lacks a
-            column; or a quote that is not closed leaves unknown what the rows are.
+        ConfigurationError: the file as a whole is unusable: it is empty, not in the encoding, or
+            lacks a column; or a quote that is not closed leaves unknown what the rows are. Or
+            Python knows no such encoding.
     """
-    lines = _Lines(file, name)
+    if encoding is not None:
+        try:
+            io.TextIOWrapper(io.BytesIO(), encoding)
+        except (LookupError, ValueError):
+            raise ConfigurationError(
+                f"--encoding {printable(encoding)} is unknown: name one such as utf-8, utf-16 or "
+                "cp1252"
+            ) from None
+    with _keeping():
+        kept = tempfile.TemporaryFile()  # noqa: SIM115  # closed below
+    try:
+        found = _copy(file, kept, name)
+        return _rows(_Lines(kept, name, encoding or found), on_bad, encoding is None, keep)
+    finally:
+        with suppress(OSError):  # what was not flushed for want of room
+            kept.close()
+
+
+def _rows(lines: _Lines, on_bad: Callable[[BadRow], None], guessed: bool, keep: bool) -> Rows:
     first = _first(lines)
+    if guessed and lines.encoding == _ELSE:
+        note(
+            f"warning: {lines.name} is not UTF-8, and is read as {_ELSE}; if it is in another "
+            "encoding, name that with --encoding"
+        )
     if re.fullmatch(r"sep=.\s*", first.lstrip()):  # by Excel, which the header tells as well
         first = _first(lines)
     found = _json_rows if first.lstrip().startswith("{") else _csv_rows
-    return Rows(found(first, lines), on_bad)
+    return Rows(found(first, lines), on_bad, lines if keep else None)
 
 
 @contextmanager
@@ -132,6 +196,30 @@ def _keeping() -> Iterator[None]:
 
 
 # --- lines ---------------------------------------------------------------------------------------
+
+
+def _copy(file: BinaryIO, kept: BinaryIO, name: str) -> str:
+    """Copy a file from its beginning, and find out its encoding."""
+    reader = io.BufferedReader(_Waiting(file), _CHUNK)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    found, chunk = None, b"none yet"
+    while chunk:
+        try:
+            chunk = reader.read(_CHUNK)
+        except OSError as error:
+            raise ConfigurationError(f"{name} cannot be read: {error.strerror or error}") from None
+        if kept.tell() == 0:
+            found = next((_BOMS[bom] for bom in _BOMS if chunk.startswith(bom)), None)
+        if found is None:
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError:
+                found = _ELSE
+        with _keeping():
+            kept.write(chunk)
+    with _keeping():
+        kept.seek(0)
+    return found or "utf-8"
 
 
 class _Waiting(io.RawIOBase):
@@ -153,14 +241,16 @@ class _Waiting(io.RawIOBase):
 class _Lines(Iterator[str]):
     """The physical lines of a file as text. Of one that is too long only the beginning is given."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._name = name
+    def __init__(self, file: BinaryIO, name: str, encoding: str) -> None:
+        self.name, self.encoding = name, encoding
         self.number = 0  # of the line that was given last, from 1
         self.too_long = False  # whether that line was over ``MAX_LINE``
         self.quotes = 0  # how many there are in it, if so
         self.ended = False  # there are no more
-        self._text = io.TextIOWrapper(
-            io.BufferedReader(_Waiting(file), _CHUNK), "utf-8-sig", "surrogateescape"
+        self.columns: list[str] = []  # of CSV, as the header writes them
+        self.others: dict[str, object] = {}  # what else the row that was given last tells
+        self._text = open(  # noqa: SIM115  # ``file`` stays the owner
+            file.fileno(), encoding=encoding, errors="surrogateescape", closefd=False
         )
 
     def __next__(self) -> str:
@@ -170,24 +260,26 @@ class _Lines(Iterator[str]):
             while self.too_long and piece:
                 self.quotes += piece.count('"')
                 piece = "" if piece.endswith("\n") else self._text.readline(_CHUNK)
-        except OSError as error:
-            raise self.unusable(f"cannot be read: {error.strerror or error}") from None
+        except UnicodeError:
+            raise self.unusable(
+                f"is not {_named(self.encoding)} after line {self.number}"
+            ) from None
         if not line:
             self.ended = True
             raise StopIteration
         self.number += 1
-        return line
+        return line if self.number > 1 else line.removeprefix("\ufeff")
 
     def unusable(self, why: str) -> ConfigurationError:
         """The error that says why the whole file cannot be used."""
-        return ConfigurationError(f"{self._name} {why}")
+        return ConfigurationError(f"{self.name} {why}")
 
 
 def _first(lines: _Lines) -> str:
     """The first line that is not blank."""
     for line in lines:
         if start := line.lstrip():
-            if start.startswith(_UTF16_BOMS) or "\0" in start[:4]:
+            if "\0" in start[:4]:
                 raise lines.unusable(_UTF16)
             if start.startswith("PK\x03\x04"):
                 raise lines.unusable('is a workbook of a spreadsheet: save it as "CSV UTF-8"')
@@ -197,7 +289,11 @@ def _first(lines: _Lines) -> str:
     )
 
 
-def _problem_of(text: str) -> str | None:
+def _named(encoding: str) -> str:
+    return encoding.upper() if encoding.startswith("utf") else encoding
+
+
+def _problem_of(text: str, encoding: str) -> str | None:
     """What makes a row unusable wherever in it that stands."""
     if "\0" in text:
         return "it has NUL characters"
@@ -205,7 +301,7 @@ def _problem_of(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         byte = ord(text[error.start]) - 0xDC00
-        return f"{NOT_UTF8}, with its byte 0x{byte:02X}: save the file as UTF-8"
+        return f"it is not {_named(encoding)}{WRONG_BYTE}{byte:02X}: save the file as UTF-8"
     return None
 
 
@@ -235,11 +331,12 @@ def _json_rows(first: str, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
         if lines.too_long:
             yield BadRow(lines.number, f"it is {_TOO_LONG}")
         elif not line.isspace():
-            yield _json_row(lines.number, line)
+            yield _json_row(lines, line)
 
 
-def _json_row(number: int, line: str) -> CreateSendId | BadRow:
-    if problem := _problem_of(line):
+def _json_row(lines: _Lines, line: str) -> CreateSendId | BadRow:
+    number = lines.number
+    if problem := _problem_of(line, lines.encoding):
         return BadRow(number, problem)
     try:
         row = json.loads(line.rstrip(), object_pairs_hook=_object)
@@ -258,6 +355,7 @@ def _json_row(number: int, line: str) -> CreateSendId | BadRow:
             return BadRow(number, f"{name} is missing")
         if row[name] is _TWICE:
             return BadRow(number, f"it has {name} more than once")
+    lines.others = {name: value for name, value in row.items() if name not in COLUMNS}
     return _row(number, *(row[name] for name in COLUMNS))
 
 
@@ -291,13 +389,15 @@ def _csv_rows(first: str, lines: _Lines) -> Iterator[CreateSendId | BadRow]:
         began = lines.number - len(row) + 1
         if not any(map(str.strip, cells)):
             pass  # a blank line, or such as spreadsheets leave below the last row
-        elif problem := _problem_of("".join(cells)):
+        elif problem := _problem_of("".join(cells), lines.encoding):
             yield BadRow(began, problem)
         elif len(cells) != len(names):
             count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
             shown = _shown("".join(row))
             yield BadRow(began, f"it has {count}, but the header has {len(names)}: {shown}")
         else:
+            told = zip(lines.columns, names, cells, strict=True)
+            lines.others = {column: cell for column, name, cell in told if name not in COLUMNS}
             yield _row(began, cells[campaign_id].strip(), cells[send_id].strip())
 
 
@@ -346,7 +446,7 @@ def _header(first: str, lines: _Lines) -> tuple[str, list[str]]:
         told = ", ".join(printable(name[:40]) for name in shown[:10])
         more = ", ..." if len(shown) > 10 else ""
         raise lines.unusable(f"lacks {' and '.join(missing)} in its header: {told}{more}")
-    names = [*map(_column, shown)]
+    lines.columns, names = shown, [*map(_column, shown)]
     for name in COLUMNS:
         if names.count(name) > 1:
             raise lines.unusable(f"has {name} more than once in its header")

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import attrs
 
 from braze_sends import BrazeSendsError, ConfigurationError, QuotaExhaustedError, RateLimitError
-from braze_sends.cli.common import COME_BACK, INTERRUPTED, SOME_FAILED, come_back, exit_code
+from braze_sends.cli.common import (
+    COME_BACK,
+    INTERRUPTED,
+    SOME_FAILED,
+    come_back,
+    exit_code,
+    finish,
+    moment,
+)
 
 
 @attrs.define(kw_only=True)
@@ -27,6 +35,7 @@ class Summary:
     ended: QuotaExhaustedError | RateLimitError | None = None  # how the quota ended
     fatal: BrazeSendsError | None = None  # what ended the batch
     interrupted: bool = False  # by Ctrl-C or SIGTERM
+    headroom: int = 0  # slots of each day that are left to others
 
     @property
     def left(self) -> int:
@@ -35,14 +44,14 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """What a script has to know."""
+        """What a script has to know. A bad row is only here if the user had it skipped."""
         if self.fatal is not None:
             return exit_code(self.fatal)
         if self.interrupted and self.left:
             return INTERRUPTED
         if self.ended is not None:
             return COME_BACK
-        failed = self.lines["failed"] + self.failed_before + self.left + self.bad
+        failed = self.lines["failed"] + self.failed_before + self.left
         return SOME_FAILED if failed else 0
 
     @property
@@ -65,8 +74,16 @@ class Summary:
             "message": self.fatal and str(self.fatal),
         }
 
-    def in_words(self, *, continues: bool) -> Iterator[str]:
-        """As people read it; ``continues`` is whether a rerun goes on from here."""
+    def in_words(
+        self, *, continues: bool, journal: str = "the output", command: str | None = None
+    ) -> Iterator[str]:
+        """As people read it.
+
+        Args:
+            continues: a rerun goes on from here.
+            journal: where the lines are.
+            command: what starts that rerun, if it is known.
+        """
         if self.fatal is not None:
             yield f"error: {self.fatal}"
         told = _listed(
@@ -81,13 +98,32 @@ class Summary:
         end = f" (left out: {left_out})" if left_out else ""
         yield f"{self.rows} row{'s' * (self.rows != 1)}: {told}{end}"
         if self.failed_before:
-            yield "to ask again for what failed, delete its lines from the output"
+            yield f"to ask again for what failed, delete its lines from {journal}"
         if self.left and not isinstance(self.fatal, ConfigurationError):
             when = "" if self.ended is None else f"; come back {come_back(self.ended)}"
             then = "the same command goes on from here" if continues else "a rerun begins anew"
             if self.fatal is not None:
                 then = f"once that is fixed, {then}"
             yield f"{self.left} left{when}: {then}"
+            if (done := self._done()) is not None:
+                yield done
+            if continues and command is not None:
+                yield f"  {command}"
+
+    def _done(self) -> str | None:
+        """When the file is done, if it takes days."""
+        limit, resets_at = (getattr(self.ended, name, None) for name in ("limit", "resets_at"))
+        if limit is None or resets_at is None:
+            return None
+        done_at = finish(
+            self.left, limit=limit, remaining=0, headroom=self.headroom, resets_at=resets_at
+        )
+        daily = limit - self.headroom
+        return (
+            None
+            if done_at is None
+            else f"at {daily} a day the file is done about {moment(done_at)}"
+        )
 
 
 def _listed(**counts: int) -> str:

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from braze_sends import QuotaExhaustedError, RateLimitError
-from braze_sends.cli.common import come_back, moment, printing, reporting
+from braze_sends.cli.common import come_back, command, moment, printing, reporting
 from braze_sends.journal import Journal
 from braze_sends.testing import FakeBraze, Fault
 from tests.cli.conftest import KEY, Gate, Run
@@ -176,12 +176,37 @@ def test_when_the_quota_ends_it_says_when_to_come_back(batch: Batch, fake: FakeB
     """Exit code 75; what is left has no line, and no request was made for it."""
     fake.daily_limit = 3
     result = batch(csv(*range(9)), *SQLITE)
-    last = result.stderr.splitlines()[-1]
+    *_, last, done = result.stderr.splitlines()
 
     assert 75 == result.exit_code
+    assert done.startswith("at 3 a day the file is done about ")
     assert last.startswith("6 left; come back ")
     assert last.endswith(": the same command goes on from here")
     assert 3 == len(lines()) == len(fake.requests)
+
+
+def test_a_file_for_days_is_told_when_it_is_done_and_how_to_go_on(
+    batch: Batch, fake: FakeBraze, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At what a day's quota leaves to it; the command can be pasted into a shell."""
+    fake.daily_limit = 3
+    monkeypatch.setattr(sys, "argv", ["/bin/braze-sends", "batch", "my rows", "--headroom", "1"])
+    said = batch(csv(*range(9)), "--headroom", "1", *SQLITE).stderr.splitlines()
+
+    assert said[-3].startswith("7 left; come back ")
+    assert said[-2].startswith("at 2 a day the file is done about ")
+    assert "  braze-sends batch 'my rows' --headroom 1" == said[-1]
+
+
+@pytest.mark.parametrize(
+    "argv", [["batch", "rows", "--store", "redis://:s3cret@host"], ["-c"], ["demo"]]
+)
+def test_a_command_that_has_a_password_or_is_unknown_is_not_told(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of a batch is no place for it."""
+    monkeypatch.setattr(sys, "argv", ["braze-sends", *argv])
+    assert command() is None
 
 
 def test_and_goes_on_in_the_next_window(batch: Batch, fake: FakeBraze) -> None:
@@ -585,7 +610,7 @@ def test_files_as_people_have_them(batch: Batch, fake: FakeBraze, rows: bytes) -
     [
         (b"campaign_id,name\nc,s1\n", "rows lacks send_id in its header: campaign_id, name"),
         (b"", "rows is empty"),
-        ("campaign_id,send_id\nc,s1\n".encode("utf-16"), "save it as UTF-8"),
+        ("campaign_id,send_id\nc,s1\n".encode("utf-16-le"), "save it as UTF-8"),
         (b'campaign_id,send_id\nc,"s1\nc,s2\n', "the quote that opens in line 2 is not closed"),
     ],
 )
@@ -600,7 +625,28 @@ def test_files_that_cannot_be_used(
     assert not Path("out.jsonl").exists()
 
 
-BAD = b"campaign_id,send_id\nc,s1\nc,\xfc\nc,s2\n,s3\nc," + b"x" * 10_000_000 + b"\nc,s4\n"
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_files_as_excel_saves_them(batch: Batch, fake: FakeBraze, encoding: str) -> None:
+    """ "Unicode text" and "CSV" of Excel are read without any option."""
+    assert 0 == batch("Größe\tcampaign_id\tsend_id\r\né\tc\ts1\r\n".encode(encoding)).exit_code
+    assert [("c", "s1")] == fake.created
+
+
+def test_the_encoding_of_the_file_can_be_named(batch: Batch, fake: FakeBraze) -> None:
+    """Then the file is not asked, and a warning is not needed; an unknown name is wrong usage."""
+    rows = "name,campaign_id,send_id\n\xc9,c,s1\n".encode("cp850")
+    result = batch(rows, "--encoding", "cp850")
+
+    assert (0, [("c", "s1")]) == (result.exit_code, fake.created)
+    assert "warning" not in result.stderr
+    assert 2 == batch(rows, "--encoding", "dos").exit_code
+
+
+BAD = (
+    b"\xef\xbb\xbfcampaign_id,send_id\nc,s1\nc,\xfc\nc,s2\n,s3\nc,"
+    + b"x" * 10_000_000
+    + b"\nc,s4\n"
+)
 
 
 def test_every_bad_row_is_told_before_anything_is_sent(batch: Batch, fake: FakeBraze) -> None:
@@ -616,19 +662,28 @@ def test_every_bad_row_is_told_before_anything_is_sent(batch: Batch, fake: FakeB
     ] == result.stderr.splitlines()
 
 
-def test_a_file_in_another_encoding_is_told_once(batch: Batch, fake: FakeBraze) -> None:
-    """The first line is told with its number, and then how many there are; other lines as ever."""
+def test_a_fault_in_hundreds_of_lines_is_shown_a_few_times(batch: Batch, fake: FakeBraze) -> None:
+    """The first lines are told with their numbers, and then how many there are; others as ever."""
     rows = "".join(f"c,caf\xe9-{n}\n" for n in range(335))
-    result = batch(f"campaign_id,send_id\nc\n{rows}c,s1,x\n".encode("latin-1"))
+    text = f"campaign_id,send_id\nc\n{rows}c,s1,x\n".encode("latin-1")
+    for options, fault, end in (
+        ([], "send_id must be ASCII, as Braze requires", ""),
+        (
+            ["--encoding", "utf-8"],
+            "it is not UTF-8",
+            ", with its byte 0xE9: save the file as UTF-8",
+        ),
+    ):
+        result = batch(text, *options)
 
-    assert (2, []) == (result.exit_code, fake.requests)
-    assert [
-        "line 2: it has 1 cell, but the header has 2: c",
-        "line 3: it is not UTF-8, with its byte 0xE9: save the file as UTF-8",
-        "line 338: it has 3 cells, but the header has 2: c,s1,x",
-        "335 lines of rows are not UTF-8; only the first is shown",
-        "error: 337 bad rows; nothing was sent. Fix them, or pass --skip-bad",
-    ] == result.stderr.splitlines()
+        assert (2, []) == (result.exit_code, fake.requests)
+        assert [
+            "line 2: it has 1 cell, but the header has 2: c",
+            *(f"line {line}: {fault}{end}" for line in range(3, 8)),
+            "line 338: it has 3 cells, but the header has 2: c,s1,x",
+            f"335 lines of rows have this fault, of which 5 are shown: {fault}",
+            "error: 337 bad rows; nothing was sent. Fix them, or pass --skip-bad",
+        ] == [line for line in result.stderr.splitlines() if not line.startswith("warning")]
 
 
 def test_one_bad_row(batch: Batch) -> None:
@@ -662,13 +717,21 @@ def test_bad_rows_as_json(batch: Batch) -> None:
 
 
 def test_skip_bad_goes_on_without_them(batch: Batch, fake: FakeBraze) -> None:
-    """They are told all the same, and the exit code is 3."""
+    """They are told all the same; the exit code is 0, since every good row is done."""
     result = batch(BAD, "--skip-bad")
 
-    assert 3 == result.exit_code
+    assert 0 == result.exit_code
     assert [("c", "s1"), ("c", "s2"), ("c", "s4")] == fake.created
     assert 3 == result.stderr.count("line ")
     assert result.stderr.endswith("3 rows: 3 created (left out: 3 bad)\n")
+
+
+def test_skip_bad_hides_no_good_row_that_failed(batch: Batch, fake: FakeBraze) -> None:
+    """The exit code is 3 for these, and 75 when the quota ended before the last of them."""
+    fake.script(Fault(status=400))
+    assert 3 == batch(BAD, "--skip-bad").exit_code
+    fake.daily_limit = 2
+    assert 75 == batch(BAD + b"c,s5\n", "--skip-bad").exit_code
 
 
 def test_a_file_without_rows(batch: Batch, fake: FakeBraze) -> None:
@@ -903,6 +966,20 @@ def test_ctrl_c_after_the_last_request_changes_nothing(
 
     assert 0 == result.exit_code
     assert "stopping: " in result.stderr
+
+
+def test_ctrl_c_leaves_a_csv_of_what_was_decided(
+    batch: Batch, run: Run, fake: FakeBraze, interrupt: Interrupt
+) -> None:
+    """The next run goes on, and writes it anew."""
+    Path("rows").write_text(csv(*range(3)))
+    fake.fault_for = lambda request: interrupt(1) if len(fake.requests) == 2 else None
+
+    assert 130 == run("batch", "rows", "-o", "sends.csv", *SQLITE).exit_code
+    assert ["c,s0", "c,s1"] == [row[:4] for row in Path("sends.csv").read_text().splitlines()[1:]]
+    fake.fault_for = None
+    assert 0 == run("batch", "rows", "-o", "sends.csv", *SQLITE).exit_code
+    assert 4 == len(Path("sends.csv").read_text().splitlines())
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -285,7 +285,7 @@ def test_stopped_it_lets_the_request_end_that_is_under_way(
     assert (130, "") == (batch.returncode, out)
     assert "stopping: what is under way may end; Ctrl-C once more ends it at once\n" == line
     assert 2 == len(fake.created) == len(written()) == len(fake.requests)
-    assert err.endswith("2 left: the same command goes on from here\n")
+    assert "\n2 left: the same command goes on from here\n  braze-sends batch calendar.csv " in err
     assert 0 == start(*BATCH).wait()
     assert fake.created == written()
     assert 4 == len(fake.requests)
@@ -416,3 +416,29 @@ def test_killed_at_any_moment_every_row_is_there_once(
     assert ("", "", 0) == (*last.communicate(), last.returncode)
     assert Counter(pairs) == Counter(written())
     assert (Counter(pairs), 0) == (Counter(fake.created), fake.refused)
+
+
+def test_a_killed_run_leaves_a_csv_that_the_next_one_brings_up_to_date(
+    start: Start, fake: FakeBraze, gate: Gate, clock: SharedClock
+) -> None:
+    """The lines that were written are beside it, so nothing is created twice."""
+    fake.daily_limit = 100
+    pairs = calendar(4)
+    command = ("batch", "calendar.csv", "--output", "sends.csv", "--store", "sqlite:///quota.db")
+    fake.fault_for = lambda request: Fault(delay=gate.event) if len(fake.requests) == 3 else None
+    batch = start(*command)
+    wait_until(lambda: len(fake.requests) == 3)
+    batch.kill()
+    batch.wait()
+    assert not Path("sends.csv").exists()
+    assert 2 == len(Path("sends.csv.jsonl").read_text().splitlines())
+    gate.open()
+    fake.fault_for = None
+    clock.advance(60)  # the lease of the third row has run out
+
+    again = start(*command)
+    again.communicate()
+    rows = Path("sends.csv").read_text("utf-8-sig").splitlines()[1:]
+    assert 0 == again.returncode
+    assert sorted(pairs) == sorted((row.split(",")[0], row.split(",")[1]) for row in rows)
+    assert sorted(pairs) == sorted(fake.created)

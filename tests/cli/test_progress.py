@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from braze_sends import QuotaStatus, RateLimit, StoreError
+from braze_sends.cli.common import finish
 from braze_sends.cli.progress import Progress
 from braze_sends.testing import run_virtual
 from tests.clocks import NOON
@@ -95,6 +96,44 @@ def test_a_bar_tells_rate_quota_and_reset(terminal: Terminal) -> None:
         watch(progress, NOTHING)
 
     assert "11/340 0.0/s, 62 of 100 left, resets in 7 h 0 min" in str(terminal)
+
+
+@pytest.mark.parametrize(
+    ("headroom", "remaining", "done"),
+    [(0, 62, "Tue 24 Nov"), (0, 0, "Wed 25 Nov"), (50, 62, "Sat 28 Nov"), (None, 62, None)],
+)
+def test_a_wide_bar_that_waits_tells_when_the_file_is_done(
+    terminal: Terminal,
+    headroom: int | None,
+    remaining: int,
+    done: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each day takes as much as the limit leaves to this batch, the first what is left of it."""
+    with terminal:
+        monkeypatch.setenv("COLUMNS", "140")
+        progress = Progress(340, 10, quiet=False, headroom=headroom)
+        progress.advance(RateLimit(100, remaining, resets(12)))
+        watch(progress, NOTHING)
+
+    found = re.search(r"resets in 12 h 0 min(?:, done about (\w+ \d+ \w+) \d\d:00)?", str(terminal))
+    assert found is not None
+    assert done == found[1]
+
+
+def test_a_bar_does_not_tell_when_a_file_is_done_that_ends_today(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor when no day leaves a slot."""
+    with terminal:
+        monkeypatch.setenv("COLUMNS", "140")
+        progress = Progress(40, 10, quiet=False, headroom=0)
+        progress.advance(RateLimit(100, 62, resets(12)))
+        watch(progress, NOTHING)
+
+    assert "resets in 12 h" in str(terminal)
+    assert "done" not in str(terminal)
+    assert finish(9, limit=5, remaining=5, headroom=5, resets_at=resets(1)) is None
 
 
 def test_a_bar_before_anything_is_known(terminal: Terminal) -> None:

@@ -22,10 +22,12 @@ from braze_sends.cli.rows import MAX_LINE, BadRow, read
 HEADER = b"campaign_id,send_id\n"
 
 
-def parse(data: bytes) -> tuple[list[tuple[str, str | None]], list[tuple[int, str]]]:
+def parse(
+    data: bytes, encoding: str | None = None
+) -> tuple[list[tuple[str, str | None]], list[tuple[int, str]]]:
     """The pairs of the good rows, and the bad rows."""
     bad: list[BadRow] = []
-    with read(io.BytesIO(data), bad.append, name="sends.csv") as rows:
+    with read(io.BytesIO(data), bad.append, name="sends.csv", encoding=encoding) as rows:
         good = [(row.campaign_id, row.send_id) for row in rows]
         assert len(good) == rows.count
         assert len(bad) == rows.bad
@@ -94,10 +96,81 @@ def test_header_without_rows(data: bytes) -> None:
     assert ([], []) == parse(data)
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+ACCENTS = 'Größe,campaign_id,send_id\r\n"é\r\nü",c,s1\r\n€,d,s2\r\n'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("order", ["", "-be"])
+def test_rows_are_the_same_in_each_encoding_that_a_spreadsheet_saves(
+    encoding: str, order: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """UTF-8, and UTF-16 and UTF-32 of both byte orders with a mark, are told by the content."""
+    mark = "\ufeff" if order and encoding in ("utf-16", "utf-32") else ""
+    codec = encoding + order if mark else encoding
+
+    assert ([("c", "s1"), ("d", "s2")], []) == parse((mark + ACCENTS).encode(codec))
+    assert "" == capsys.readouterr().err
+
+
+def test_what_is_not_utf8_is_read_as_cp1252_with_one_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The warning names the option that says otherwise."""
+    assert ([("c", "s1"), ("d", "s2")], []) == parse(ACCENTS.encode("cp1252"))
+    assert (
+        "warning: sends.csv is not UTF-8, and is read as cp1252; if it is in another encoding, "
+        "name that with --encoding\n" == capsys.readouterr().err
+    )
+
+
+def test_a_byte_far_behind_the_beginning_decides_the_encoding(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Even in the last row, half a character at the very end included."""
+    data = HEADER + b"c,s\n" * 50_000
+    for end in (b"c,t\xe9\n", b"c,t\xc3"):
+        assert [(50_002, "send_id must be ASCII, as Braze requires")] == parse(data + end)[1]
+        assert 1 == capsys.readouterr().err.count("read as cp1252")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "UTF-8", "utf-16-le", "utf-16", "cp1252"])
+def test_an_encoding_that_is_named_is_not_doubted(
+    encoding: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a byte order mark and without one; no warning tells of it."""
+    text = ACCENTS.replace("€", "x")
+
+    assert ([("c", "s1"), ("d", "s2")], []) == parse(text.encode(encoding), encoding)
+    if encoding.lower().startswith("utf"):
+        assert ([("c", "s1"), ("d", "s2")], []) == parse(f"\ufeff{text}".encode(encoding), encoding)
+    assert "" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["latin-9000", "hex", "a\0b", ""])
+def test_an_unknown_encoding_is_refused_before_the_file_is_read(encoding: str) -> None:
+    """The message names some that are known."""
+    with pytest.raises(ConfigurationError, match=r"^--encoding .*is unknown: name one such as"):
+        read(io.BytesIO(), print, encoding=encoding)
+
+
+def test_a_file_that_is_not_in_its_encoding_is_refused() -> None:
+    """Half a character of UTF-16 cannot be told as a byte of one row."""
+    data = ACCENTS.encode("utf-16")
+    with pytest.raises(ConfigurationError, match=r"^sends.csv is not UTF-16-LE after line 3$"):
+        parse(data[:-1])
+
+
+def test_a_byte_that_cp1252_does_not_have_makes_its_row_bad() -> None:
+    """The other rows are good."""
+    data = b"campaign_id,send_id,x\nc,s,\xe9\nc,t,\x81\n"
+    problem = "it is not cp1252, with its byte 0x81: save the file as UTF-8"
+    assert ([("c", "s")], [(3, problem)]) == parse(data)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("text", ["campaign_id,send_id\r\n", '\r\n{"campaign_id": "c"}'])
 def test_utf16(text: str, encoding: str) -> None:
-    """UTF-16 and UTF-32 are recognised, with and without BOM."""
+    """UTF-16 and UTF-32 are recognised without a byte order mark too."""
     assert "looks like UTF-16 or UTF-32: save it as UTF-8" == refusal(text.encode(encoding))
 
 
@@ -135,7 +208,7 @@ def test_bad_csv_rows(row: bytes, problem: str) -> None:
     before, rest = b"a,b,\n\n", b"\ny,z,\n"
     if row in (b'"c,s,x', b'"c"x,"s,'):  # what could be the beginning of a long cell
         rest = b""
-    good, bad = parse(header + before + row + rest)
+    good, bad = parse(header + before + row + rest, "utf-8")
 
     assert ([("a", "b"), ("y", "z")][: 1 + bool(rest)], [(4, problem)]) == (good, bad)
 
@@ -191,7 +264,7 @@ def test_bad_json_rows(row: bytes, problem: str) -> None:
     good = b'{"campaign_id": "c", "send_id": "s%d"}\n'
     expected = [("c", "s1"), ("c", "s2")], [(3, problem)]
 
-    assert expected == parse(good % 1 + b"\n" + row + b"\r\n" + good % 2)
+    assert expected == parse(good % 1 + b"\n" + row + b"\r\n" + good % 2, "utf-8")
 
 
 # --- long lines ----------------------------------------------------------------------------------

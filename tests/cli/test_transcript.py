@@ -67,6 +67,7 @@ class Shell:
                 VARIABLE: str(clock.path),
                 "LANG": "C.UTF-8",
                 "TZ": "UTC",
+                "XDG_CONFIG_HOME": str(folder),  # without profiles
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

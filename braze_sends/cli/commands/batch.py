@@ -25,9 +25,14 @@ def batch(
             "-o",
             metavar="PATH",
             help="Where result lines are appended, and what a rerun goes on from. Without it, or "
-            "with -: standard output.",
+            "with -: standard output. A PATH that ends in .csv is CSV; then the lines are in "
+            "PATH.jsonl.",
         ),
     ] = None,
+    keep_columns: Annotated[
+        bool,
+        typer.Option("--keep-columns", help="Put the other columns of FILE into the CSV output."),
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for quota, over as many days as it takes.")
     ] = False,
@@ -37,6 +42,14 @@ def batch(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Go on without rows that cannot be used.")
     ] = False,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The encoding of FILE, such as cp1252. Without it: UTF-8, what a byte order mark "
+            "tells, or else cp1252.",
+        ),
+    ] = None,
     limit_per_day: Annotated[
         int | None,
         typer.Option(
@@ -62,6 +75,8 @@ def batch(
     store: options.Store = None,
     workspace: options.Workspace = None,
     api_key_file: options.KeyFile = None,
+    profile: options.Profile = None,
+    log_file: options.LogFile = None,
 ) -> None:
     """Create a send ID for each row of a file.
 
@@ -74,10 +89,11 @@ def batch(
     from collections import Counter
     from contextlib import ExitStack
 
-    from braze_sends import ConfigurationError, SendsClient
-    from braze_sends.cli import common
+    from braze_sends import BrazeSendsError, ConfigurationError, SendsClient
+    from braze_sends.cli import common, results
     from braze_sends.cli.batch import Run, read_rows
     from braze_sends.cli.cost import show_cost
+    from braze_sends.cli.logs import logging_to
     from braze_sends.cli.progress import Progress
     from braze_sends.cli.summary import Summary
     from braze_sends.journal import Journal
@@ -87,8 +103,21 @@ def batch(
         if file == api_key_file == "-":
             raise ConfigurationError("FILE and --api-key-file cannot both be standard input")
         database = common.file_of(store)
-        if output and database and os.path.realpath(output) == os.path.realpath(database):
+        table, lines = (output if results.is_csv(output) else None), results.journal_of(output)
+        written = [os.path.realpath(path) for path in (output, lines) if path]
+        if database and os.path.realpath(database) in written:
             raise ConfigurationError("--output and --store cannot both be the same file")
+        if log_file is not None:
+            others = [*written, *(os.path.realpath(path) for path in (file, database) if path)]
+            if os.path.realpath(log_file) in others:
+                raise ConfigurationError("--log-file needs a file of its own")
+            stack.enter_context(logging_to(log_file))
+        if table is not None:
+            if os.path.realpath(file) in written:
+                raise ConfigurationError("FILE and --output cannot both be the same file")
+            results.check(table)
+        elif keep_columns:
+            raise ConfigurationError("--keep-columns needs CSV, such as --output sends.csv")
         braze = SendsClient(
             common.api_key(api_key_file),
             base_url=base_url,
@@ -98,8 +127,8 @@ def batch(
             daily_limit=limit_per_day,
             max_rate_limit_wait=None if wait else 0.0,
         )
-        rows = stack.enter_context(read_rows(file, skip_bad, as_json))
-        journal = stack.enter_context(Journal.open(output, read_only=dry_run))
+        rows = stack.enter_context(read_rows(file, skip_bad, as_json, encoding, keep_columns))
+        journal = stack.enter_context(Journal.open(lines, read_only=dry_run))
         found = Counter(map(journal.status, rows))
         summary = Summary(
             rows=rows.count,
@@ -107,12 +136,13 @@ def batch(
             repeated=rows.repeated,
             before=rows.count - found[None] - found["failed"],
             failed_before=found["failed"],
+            headroom=headroom,
         )
         if dry_run:
             show_cost(summary, journal.missing(rows), braze, headroom, as_json)
             return
         if journal.torn:
-            common.note(f"the last line of {output} had been cut short, and was removed")
+            common.note(f"the last line of {lines} had been cut short, and was removed")
         if common.forgetful(store) and not quiet:
             if limit_per_day is not None:
                 common.note("without a store that lasts, --limit-per-day is for this run alone")
@@ -123,10 +153,19 @@ def batch(
         left_to_others = headroom if wait else None
         capped = limit_per_day is not None
         progress = stack.enter_context(Progress(rows.count, done, quiet, left_to_others, capped))
-        asyncio.run(Run(braze, rows, journal, progress, summary, concurrency, headroom).run())
+        try:
+            asyncio.run(Run(braze, rows, journal, progress, summary, concurrency, headroom).run())
+        finally:
+            if table is not None:
+                try:
+                    results.write(table, rows.others(), rows.names)
+                except BrazeSendsError as failure:
+                    summary.fatal = summary.fatal or failure
     if as_json:
         common.print_json(summary.as_json())
     elif not quiet or summary.exit_code:
-        for line in summary.in_words(continues=journal.lasting or not common.forgetful(store)):
+        continues = journal.lasting or not common.forgetful(store)
+        where = "the output" if table is None else str(lines)
+        for line in summary.in_words(continues=continues, journal=where, command=common.command()):
             common.note(line)
     raise typer.Exit(summary.exit_code)

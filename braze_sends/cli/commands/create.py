@@ -35,6 +35,8 @@ def create(
     store: options.Store = None,
     workspace: options.Workspace = None,
     api_key_file: options.KeyFile = None,
+    profile: options.Profile = None,
+    log_file: options.LogFile = None,
 ) -> None:
     """Create a send ID and print it."""
     import asyncio
@@ -45,6 +47,7 @@ def create(
 
     from braze_sends import SendsClient, new_send_id
     from braze_sends.cli import common
+    from braze_sends.cli.logs import logging_to
 
     # Named here, so that it is known whatever happens and can be asked for again.
     name = new_send_id() if send_id is None else send_id
@@ -60,7 +63,7 @@ def create(
                 common.note(common.STOPPING)
                 raise
 
-    with common.reporting(as_json):
+    with common.reporting(as_json), logging_to(log_file):
         key = common.api_key(api_key_file)
         client = SendsClient(key, base_url=base_url, store=store, workspace=workspace)
         try:

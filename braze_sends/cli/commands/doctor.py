@@ -11,6 +11,7 @@ def doctor(
     store: options.Store = None,
     workspace: options.Workspace = None,
     api_key_file: options.KeyFile = None,
+    profile: options.Profile = None,
 ) -> None:
     """Check the set-up: key, network, clock and store; costs no quota.
 

@@ -19,6 +19,7 @@ def quota(
     store: options.Store = None,
     workspace: options.Workspace = None,
     api_key_file: options.KeyFile = None,
+    profile: options.Profile = None,
 ) -> None:
     """Show what is known of the quota; asks nothing of Braze.
 

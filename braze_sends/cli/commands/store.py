@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from braze_sends.cli import options
 from braze_sends.cli.help import Command, Group
 
 store = typer.Typer(cls=Group, help="Prepare the store that keeps the quota.", no_args_is_help=True)
@@ -15,7 +16,7 @@ store = typer.Typer(cls=Group, help="Prepare the store that keeps the quota.", n
     cls=Command, epilog="Example: braze-sends store migrate --store postgresql://host/database"
 )
 def migrate(
-    url: Annotated[
+    store: Annotated[
         str,
         typer.Option(
             "--store",
@@ -25,6 +26,7 @@ def migrate(
             help="The database, as postgresql://user@host/database.",
         ),
     ],
+    profile: options.Profile = None,
 ) -> None:
     """Make the tables of a PostgreSQL store, or bring them up to date.
 
@@ -36,7 +38,7 @@ def migrate(
     from braze_sends.cli.common import printing, reporting
 
     with reporting(as_json=False):
-        place = open_store(url)
+        place = open_store(store)
         if not isinstance(place, PostgresStore):
             with printing():
                 typer.echo("Nothing to do: this store needs no tables.")
