@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def demo() -> None:
-    """Ask for more send IDs than the quota has, over a bad line, and compare the books.
+    """Create more than the quota allows while requests fail, and compare both records.
 
     Everything happens on this machine, in a few seconds. The exit code is 0
     only if the emulator's record agrees with what the client believes.

@@ -13,7 +13,7 @@ def doctor(
     api_key_file: options.KeyFile = None,
     profile: options.Profile = None,
 ) -> None:
-    """Check the set-up: key, network, clock and store; costs no quota.
+    """Check key, network, clock and store. Costs no quota.
 
     The exit code is 1 if a check failed, and 0 otherwise, warnings or not.
     """

@@ -29,7 +29,7 @@ def emulator(
         float, typer.Option(min=0, metavar="SECONDS", help="How long each answer takes.")
     ] = 0.0,
 ) -> None:
-    """Run a Braze that sends nothing, to try things out.
+    """Run an emulator of Braze on this machine. It sends nothing.
 
     Its URL is the first line of the output. Stopping it, with Ctrl-C or
     SIGTERM, is its normal end: the exit code is 0.
@@ -57,7 +57,7 @@ def emulator(
             with common.printing():
                 typer.echo(fake.base_url)  # flushed, so that a script can wait for this line
             lines = [
-                f"A Braze that sends nothing: {daily_limit} send IDs in a window. To use it:",
+                f"An emulator of Braze: {daily_limit} send IDs in a window. To use it:",
                 f"  export BRAZE_BASE_URL={fake.base_url}",
                 f"  export BRAZE_API_KEY={shlex.quote(api_key)}",
                 "  braze-sends create my-campaign",

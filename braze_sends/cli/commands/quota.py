@@ -21,7 +21,7 @@ def quota(
     api_key_file: options.KeyFile = None,
     profile: options.Profile = None,
 ) -> None:
-    """Show what is known of the quota; asks nothing of Braze.
+    """Show the quota as the store knows it. Sends nothing to Braze.
 
     A store that lasts knows also what was created through it, by hour and by campaign.
     """

@@ -27,7 +27,7 @@ def track(
     base_url: options.BaseUrl = None,
     api_key_file: options.KeyFile = None,
 ) -> None:
-    """Show what came of the sends that a batch created: messages, opens, conversions.
+    """Show the results of the sends that a batch created: messages, opens, conversions.
 
     Asks Braze for each send of the last 14 days, since it keeps the numbers
     for so long. That costs no quota. The API key needs the permission
