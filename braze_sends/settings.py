@@ -233,7 +233,8 @@ def checked_base_url(value: object, allow_http_host: object = None) -> str:
     known = ", ".join(INSTANCES)
     if not text:
         raise ConfigurationError(
-            f"no base URL: set BRAZE_BASE_URL, or base_url, to a URL or one of {known}"
+            "no base URL: set BRAZE_BASE_URL, or pass base_url (--base-url), as a URL or one of "
+            f"{known}"
         )
     if text.upper() in INSTANCES:
         return INSTANCES[text.upper()]

@@ -63,7 +63,9 @@ def test_without_anything_the_first_complaint_is_of_the_key() -> None:
 
 def test_without_a_url_the_known_instances_are_listed() -> None:
     """No base URL: the message names the argument, the variable and the instances."""
-    with pytest.raises(ConfigurationError, match=r"BRAZE_BASE_URL, or base_url, .*US-01.*KR-01"):
+    with pytest.raises(
+        ConfigurationError, match=r"BRAZE_BASE_URL, or pass base_url .*US-01.*KR-01"
+    ):
         SendsClient(KEY)
 
 

@@ -22,7 +22,7 @@ def show(plan: Plan, console: Console) -> None:
         console.print(
             f"Asking an emulator with {plan.limit} slots for {plan.pairs} send IDs within "
             f"{plan.rush:g} s,\n{plan.twice} of them twice. Of its first answers "
-            f"{2 * len(FAULTS)} go wrong, each of these twice:"
+            f"{2 * len(FAULTS)} go wrong, two in each of these ways:"
         )
         for what in FAULTS:
             console.print(f"  {what}", style="dim")

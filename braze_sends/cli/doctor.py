@@ -200,7 +200,7 @@ class _Doctor:
         if ping.status_code >= 500:
             self.tell("Server", WARNING, f"{took}, but with {code}; try again later")
         else:
-            self.tell("Server", OK, f"{took} ({code}; without a key any will do)")
+            self.tell("Server", OK, f"{took} ({code}; asked without a key, so any status is fine)")
         self._clock(ping, sent, received)
 
     def _clock(self, ping: Ping, sent: float, received: float) -> None:
