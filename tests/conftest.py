@@ -22,7 +22,7 @@ from aioresponses import aioresponses
 from hypothesis import settings
 
 from braze_sends import PostgresStore
-from braze_sends.stores import postgres
+from braze_sends.stores import optimistic, postgres
 from braze_sends.testing import FakeBraze
 from tests.servers import PostgresServer, RedisServer, braze, redis_cluster
 from tests.world import KEY
@@ -122,7 +122,10 @@ def _postgres_url() -> Iterator[str]:
 async def migrated(url: str) -> None:
     """Make the tables, however busy the machine is."""
     store = PostgresStore(url)
-    with patch.multiple(postgres, CONNECT_TIMEOUT=300, CONTENTION_TIMEOUT=300.0):
+    with (
+        patch.object(postgres, "CONNECT_TIMEOUT", 300),
+        patch.object(optimistic, "CONTENTION_TIMEOUT", 300.0),
+    ):
         await store.migrate()
     await store.close()
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
-import secrets
 import socket
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import attrs
 
 from braze_sends.errors import ConfigurationError, StoreError
 from braze_sends.quota.rule.bucket import Bucket
-from braze_sends.stores.codec import dump, load_bucket, load_remembered
-from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction, steady
+from braze_sends.stores import optimistic
+from braze_sends.stores.optimistic import NOTHING, Records, Seen
+from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection, Error
@@ -27,17 +26,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds to connect, for one statement, and for all tries of a transaction that others are faster
-#: than.
-CONNECT_TIMEOUT, STATEMENT_TIMEOUT, CONTENTION_TIMEOUT = 5, 5.0, 20.0
+#: Seconds to connect, and for one statement.
+CONNECT_TIMEOUT, STATEMENT_TIMEOUT = 5, 5.0
 #: Seconds by which the server's clock may be behind the record's last time, as after a failover.
 #: Within that, time stands still until the clock has come so far.
 SAME_CLOCK = 60.0
-#: Seconds by which an assumed time may be behind the server's clock. So much earlier than its owner
-#: others may take a lease for expired, so it is far less than a lease's grace.
-BEHIND = 0.1
-#: Seconds in a second by which the server's clock may be slower than ours.
-DRIFT = 1e-4
 #: Connections that one event loop opens at most; a client needs one at a time.
 MOST_CONNECTIONS = 4
 #: Pairs that expired and are deleted with a write, at most.
@@ -156,37 +149,6 @@ SELECT * FROM braze_sends_step(
 """
 
 
-@attrs.frozen
-class _Seen:
-    """A workspace's record, as a try of a transaction goes by it.
-
-    Attributes:
-        revision: names it; empty if there is none.
-        state: the bucket as text; empty if there is none, or it says nothing any more.
-        server: names the start of the server that has it.
-        kept_on: that of the server that it was kept on.
-        count: how often it was written.
-        now: the store's time, seconds.
-        fell: whether the server's clock is far behind the time when it was kept.
-        memories: what is remembered of the pairs asked for, as text.
-        assumed: whether the server has still to be asked if all of this is so.
-    """
-
-    revision: str = ""
-    state: str = ""
-    server: str = ""
-    kept_on: str = ""
-    count: int = 0
-    now: float = 0.0
-    fell: bool = False
-    memories: dict[str, str] = attrs.field(factory=dict)
-    assumed: bool = False
-
-
-#: Never holds, since no server has this name: a step that assumes it only asks.
-_NOTHING: Final = _Seen(assumed=True)
-
-
 class PostgresStore:
     """The quota in a PostgreSQL database that many hosts share.
 
@@ -226,12 +188,7 @@ class PostgresStore:
         else:
             self._connections = _Own(url)
             self._name = self._connections.name
-        # The highest count that was seen of each workspace's record.
-        self._counts: dict[str, int] = {}
-        # What was last seen of each workspace's record.
-        self._seen: dict[str, _Seen] = {}
-        # What the server's clock had reached when ``steady`` showed the second number.
-        self._reached = 0.0, 0.0
+        self._records = Records()
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._name!r})"
@@ -246,134 +203,9 @@ class PostgresStore:
                 another version, or others are always first for 20 s.
         """
         with self._told():
-            return await self._transact(workspace, list(pairs), change)
-
-    async def _transact(
-        self, workspace: str, pairs: list[str], change: Callable[[Transaction], T]
-    ) -> T:
-        loop = asyncio.get_running_loop()
-        end, tries = loop.time() + CONTENTION_TIMEOUT, 0
-        # Most likely nobody else has written since. So the first try goes by what was last seen,
-        # and as if nothing were remembered of the pairs. The step that is to keep what it leaves
-        # checks that. If it leaves all as it was, such a step asks, and a second try goes by that.
-        seen = self._last_seen(workspace) or await self._look(workspace, pairs)
-        while True:
-            try:
-                transaction = self._begin(workspace, seen)
-                untouched, before = dump(transaction.bucket), dict(transaction.pairs)
-                result = change(transaction)
-            except Exception:
-                if not seen.assumed:
-                    raise  # else it may not with what is true
-                seen = await self._look(workspace, pairs)
-                continue
-            left = seen
-            if (state := dump(transaction.bucket)) != untouched or transaction.pairs != before:
-                left = attrs.evolve(
-                    seen,
-                    revision=secrets.token_hex(8),
-                    state=state,
-                    kept_on=seen.server,
-                    count=max(seen.count, self._counts.get(workspace, 0)) + 1,
-                    fell=False,
-                )
-            elif not seen.assumed:
-                self._saw(workspace, seen)
-                return result
-            # Others may have come to be in doubt meanwhile; they are looked at from now on.
-            pairs += transaction.pairs.keys() - set(pairs)
-            remembered = {
-                pair: dump(memory)
-                for pair, memory in transaction.pairs.items()
-                if memory != before.get(pair)
-            }
-            holds, found = await self._step(workspace, pairs, seen, left, remembered)
-            if holds and left is not seen:
-                self._saw(workspace, left)
-                return result
-            if not seen.assumed:
-                if loop.time() >= end:
-                    raise StoreError(
-                        f"{self._name}: too many processes write at once; try again later"
-                    )
-                tries = min(tries + 1, 6)
-                await asyncio.sleep(random.uniform(0, 0.001 * 2**tries))
-            seen = found
-
-    def _begin(self, workspace: str, seen: _Seen) -> Transaction:
-        # The server's clock is taken for UTC until a Date of Braze's corrects it.
-        bucket = load_bucket(seen.state) if seen.state else Bucket(offset=0.0)
-        # A server that was restarted, a replica that took over, and a database that was set back
-        # may all have lost what was kept after this state.
-        set_back = seen.count < self._counts.get(workspace, 0)
-        if seen.state and (seen.server != seen.kept_on or set_back or seen.fell):
-            bucket.distrust(seen.now)
-        pairs = {pair: load_remembered(memory) for pair, memory in seen.memories.items()}
-        return Transaction(seen.now, bucket, pairs)
-
-    async def _look(self, workspace: str, pairs: list[str]) -> _Seen:
-        return (await self._step(workspace, pairs, _NOTHING, _NOTHING, {}))[1]
-
-    async def _step(
-        self,
-        workspace: str,
-        pairs: list[str],
-        seen: _Seen,
-        left: _Seen,
-        remembered: dict[str, str],
-    ) -> tuple[bool, _Seen]:
-        """Keep what a try ``left`` of what it had ``seen``, if that holds.
-
-        Returns:
-            whether it holds, and what was there before the step.
-        """
-        from psycopg.errors import DeadlockDetected, SerializationFailure
-
-        same = left is seen
-        values = {
-            "workspace": workspace,
-            "asked": pairs,
-            "absent": [pair for pair in pairs if pair not in seen.memories],
-            "revision": seen.revision,
-            "server": seen.server,
-            "now": seen.now,
-            "behind": BEHIND if seen.assumed else None,
-            "same_clock": SAME_CLOCK,
-            "new": "" if same else left.revision,
-            "state": "" if same else left.state,
-            "count": left.count,
-            "pairs": [*remembered],
-            "memories": [*remembered.values()],
-            "expires": seen.now + MEMORY,
-            "forgotten": FORGOTTEN_AT_ONCE,
-        }
-        try:
-            row = await self._ask(_STEP, values)
-        except (SerializationFailure, DeadlockDetected):
-            return False, await self._look(workspace, pairs)  # somebody else was first
-        held, version, now, fell, server, revision, state, kept_on, count, moment, memories = row
-        # An answer that took long tells less than is known, unless the clock was set back.
-        if now < seen.now or now > self._now():
-            self._reached = now, steady()
-        if held:
-            return True, attrs.evolve(seen, now=now, assumed=False)
-        self._check(version)
-        if moment + STATE_KEPT <= now:
-            state = ""
-        return False, _Seen(revision, state, server, kept_on, count, now, fell, dict(memories))
-
-    def _saw(self, workspace: str, seen: _Seen) -> None:
-        self._counts[workspace] = max(self._counts.get(workspace, 0), seen.count)
-        self._seen[workspace] = attrs.evolve(seen, memories={})
-
-    def _last_seen(self, workspace: str) -> _Seen | None:
-        seen = self._seen.get(workspace)
-        return seen and attrs.evolve(seen, now=self._now(), assumed=True)
-
-    def _now(self) -> float:
-        """What the server's clock has reached: behind it by an answer's way, and never ahead."""
-        clock, at = self._reached
-        return clock + (steady() - at) * (1 - DRIFT)
+            end = asyncio.get_running_loop().time() + optimistic.CONTENTION_TIMEOUT
+            steps = _Steps(workspace, end, self._name, self._records, self._ask)
+            return await self._records.transact(workspace, pairs, change, steps)
 
     async def _ask(self, query: str, values: dict[str, Any]) -> Any:
         """The answer to one statement, which is sent again if its connection is lost.
@@ -393,16 +225,6 @@ class PostgresStore:
         async with self._connections.one(fresh=True) as connection:
             return await _answer(connection, query, values)
 
-    def _check(self, version: int | None) -> None:
-        if version == VERSION:
-            return
-        if version is not None and version > VERSION:
-            raise StoreError(
-                f"{self._name}: its tables have version {version}, made by braze-sends store "
-                f"migrate of a newer release; this one knows {VERSION}: upgrade braze_sends here"
-            )
-        raise StoreError(f"{self._name}: its tables are not up to date; {_MIGRATE}")
-
     async def migrate(self) -> int:
         """Create the tables, or bring those of an older release up to date.
 
@@ -419,7 +241,7 @@ class PostgresStore:
         with self._told():
             async with self._connections.one(fresh=True) as connection:
                 # The lock is waited for until whoever migrates is done.
-                with _time_limit(connection, CONTENTION_TIMEOUT):
+                with _time_limit(connection, optimistic.CONTENTION_TIMEOUT):
                     async with connection.transaction():
                         return await self._migrate(connection)
 
@@ -440,7 +262,7 @@ class PostgresStore:
             version += 1
             await connection.execute(migration)
             await connection.execute("INSERT INTO braze_sends_schema VALUES (%s)", (version,))
-        self._check(version)
+        _check(self._name, version)
         return version
 
     @contextlib.contextmanager
@@ -460,6 +282,82 @@ class PostgresStore:
         """Close the connections, but not a pool of the application; they are opened again if need
         be."""
         await self._connections.close()
+
+
+@attrs.frozen(eq=False)
+class _Steps:
+    """See ``optimistic.Steps``.
+
+    Attributes:
+        end: loop time past which nothing is tried any more.
+        name: of the store, for errors.
+        ask: sends one statement.
+    """
+
+    workspace: str
+    end: float
+    name: str
+    records: Records
+    ask: Callable[[str, dict[str, Any]], Awaitable[Any]]
+
+    def begin(self) -> None:
+        if asyncio.get_running_loop().time() >= self.end:
+            raise StoreError(f"{self.name}: too many processes write at once; try again later")
+
+    def may_be_old(self, bucket: Bucket, seen: Seen, *, set_back: bool) -> bool:
+        # A server that was restarted, a replica that took over, and a database that was set back
+        # may all have lost what was kept after this state.
+        return seen.server != seen.kept_on or set_back or seen.fell
+
+    def kept(self) -> None:
+        pass
+
+    async def step(
+        self, pairs: list[str], seen: Seen, left: Seen, remembered: Mapping[str, str]
+    ) -> tuple[bool, Seen]:
+        from psycopg.errors import DeadlockDetected, SerializationFailure
+
+        same = left is seen
+        values = {
+            "workspace": self.workspace,
+            "asked": pairs,
+            "absent": [pair for pair in pairs if pair not in seen.memories],
+            "revision": seen.revision,
+            "server": seen.server,
+            "now": seen.now,
+            "behind": optimistic.BEHIND if seen.assumed else None,
+            "same_clock": SAME_CLOCK,
+            "new": "" if same else left.revision,
+            "state": "" if same else left.state,
+            "count": left.count,
+            "pairs": [*remembered],
+            "memories": [*remembered.values()],
+            "expires": seen.now + MEMORY,
+            "forgotten": FORGOTTEN_AT_ONCE,
+        }
+        try:
+            row = await self.ask(_STEP, values)
+        except (SerializationFailure, DeadlockDetected):  # somebody else was first
+            return False, (await self.step(pairs, NOTHING, NOTHING, {}))[1]
+        held, version, now, fell, server, revision, state, kept_on, count, moment, memories = row
+        self.records.heard(now, seen.now)
+        if held:
+            return True, attrs.evolve(seen, now=now, assumed=False)
+        _check(self.name, version)
+        if moment + STATE_KEPT <= now:
+            state = ""  # it says nothing any more
+        return False, Seen(revision, state, server, kept_on, count, now, fell, dict(memories))
+
+
+def _check(name: str, version: int | None) -> None:
+    if version == VERSION:
+        return
+    if version is not None and version > VERSION:
+        raise StoreError(
+            f"{name}: its tables have version {version}, made by braze-sends store "
+            f"migrate of a newer release; this one knows {VERSION}: upgrade braze_sends here"
+        )
+    raise StoreError(f"{name}: its tables are not up to date; {_MIGRATE}")
 
 
 # --- connections ---------------------------------------------------------------------------------

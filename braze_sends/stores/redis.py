@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import random
-import secrets
 import socket
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -19,10 +17,11 @@ import attrs
 
 from braze_sends.errors import ConfigurationError, StoreError
 from braze_sends.quota.rule.bucket import Bucket
-from braze_sends.stores.codec import dump, load_bucket, load_remembered
+from braze_sends.stores import optimistic
+from braze_sends.stores.optimistic import Records, Seen
 from braze_sends.stores.redis_clients import make, opened, place_of
 from braze_sends.stores.redis_errors import in_words
-from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction, steady
+from braze_sends.stores.store import MEMORY, STATE_KEPT, Transaction
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -32,13 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds for one command, and for all tries of a transaction that others are faster than.
-COMMAND_TIMEOUT, CONTENTION_TIMEOUT = 5.0, 20.0
-#: Seconds by which an assumed time may be behind the server's clock. So much earlier than its owner
-#: others may take a lease for expired, so it is far less than a lease's grace.
-BEHIND = 0.1
-#: Seconds in a second by which the server's clock may be slower than ours.
-DRIFT = 1e-4
+#: Seconds for one command.
+COMMAND_TIMEOUT = 5.0
 #: Seconds between two tries of a step whose keys are on two nodes of a cluster.
 SLOT_MOVES = (0.1, 0.2, 0.4, 0.8, 1.6)
 
@@ -91,35 +85,6 @@ end
 return time
 """
 _STEP_SHA = hashlib.sha1(_STEP.encode(), usedforsecurity=False).hexdigest()
-
-
-@attrs.frozen
-class _Seen:
-    """A workspace's record, as a try of a transaction goes by it.
-
-    Attributes:
-        revision: names it; empty if there is none.
-        state: the bucket as text.
-        server: the run_id of the server that has it, or empty.
-        kept_on: that of the server that it was kept on.
-        count: how often it was written.
-        now: the server's clock, seconds.
-        memories: what is remembered of the pairs asked for, as text.
-        assumed: whether the server has still to be asked if all of this is so.
-    """
-
-    revision: bytes | str = ""
-    state: bytes | str = ""
-    server: bytes | str = ""
-    kept_on: bytes | str = ""
-    count: int = 0
-    now: float = 0.0
-    memories: dict[str, bytes] = attrs.field(factory=dict)
-    assumed: bool = False
-
-
-#: Never holds, since its time is long past: a step that assumes it only asks.
-_NOTHING = _Seen(assumed=True)
 
 
 @attrs.define(eq=False)
@@ -230,12 +195,7 @@ class RedisStore:
             )
         self._clients: dict[asyncio.AbstractEventLoop, _Client] = {}
         self._lock = threading.Lock()
-        # The highest count that was seen of each workspace's record.
-        self._counts: dict[str, int] = {}
-        # What was last seen of each workspace's record.
-        self._seen: dict[str, _Seen] = {}
-        # What the server's clock had reached when ``steady`` showed the second number.
-        self._reached = 0.0, 0.0
+        self._records = Records()
 
     def __repr__(self) -> str:
         return f"RedisStore({self._name!r})"
@@ -251,137 +211,18 @@ class RedisStore:
         from redis.exceptions import RedisClusterException, RedisError
 
         try:
-            async with asyncio.timeout(CONTENTION_TIMEOUT) as limit:
-                return await self._transact(limit, await self._client(), workspace, pairs, change)
+            async with asyncio.timeout(optimistic.CONTENTION_TIMEOUT) as limit:
+                client = await self._client()
+                steps = _Steps(client, workspace, limit, self._name, self._records, self._step)
+                return await self._records.transact(workspace, pairs, change, steps)
         except TimeoutError as error:
             words = "too slow, or too many at once"
-            if self._reached == (0.0, 0.0):  # no server has ever answered
+            if self._records.reached == (0.0, 0.0):  # no server has ever answered
                 words = in_words(error)
         except (RedisError, RedisClusterException, OSError) as error:
             words = in_words(error)
         # Not from that error: it may repeat a command, with the password in it.
         raise StoreError(f"{self._name}: {words}")
-
-    async def _transact(
-        self,
-        limit: asyncio.Timeout,
-        client: _Client,
-        workspace: str,
-        pairs: Collection[str],
-        change: Callable[[Transaction], T],
-    ) -> T:
-        asked, tries = list(pairs), 0
-        # Most likely nobody else has written since. So the first try goes by what was last seen,
-        # and as if nothing were remembered of the pairs. The step that is to keep what it leaves
-        # checks that. If it leaves all as it was, such a step asks, and a second try goes by that.
-        seen = self._last_seen(workspace) or await self._look(client, workspace, asked)
-        while True:
-            _check(limit)
-            opened = client.connections.opened
-            try:
-                transaction = self._begin(client, workspace, seen)
-                untouched, before = dump(transaction.bucket), dict(transaction.pairs)
-                result = change(transaction)
-            except Exception:
-                if not seen.assumed:
-                    raise  # else it may not with what is true
-                seen = await self._look(client, workspace, asked)
-                continue
-            left = seen
-            if (state := dump(transaction.bucket)) != untouched or transaction.pairs != before:
-                left = attrs.evolve(
-                    seen,
-                    revision=secrets.token_hex(8),
-                    state=state,
-                    kept_on=seen.server or seen.kept_on,
-                    count=max(seen.count, self._counts.get(workspace, 0)) + 1,
-                )
-            elif not seen.assumed:
-                self._saw(workspace, seen)
-                return result
-            # Others may have come to be in doubt meanwhile; they are looked at from now on.
-            asked += transaction.pairs.keys() - set(asked)
-            remembered = {
-                pair: dump(memory)
-                for pair, memory in transaction.pairs.items()
-                if memory != before.get(pair)
-            }
-            holds, found = await self._ask(client, workspace, asked, seen, left, remembered)
-            if holds and left is not seen:
-                client.believed[workspace] = opened
-                self._saw(workspace, left)
-                return result
-            if not seen.assumed:
-                tries = min(tries + 1, 6)
-                await asyncio.sleep(random.uniform(0, 0.001 * 2**tries))
-            seen = found
-
-    def _begin(self, client: _Client, workspace: str, seen: _Seen) -> Transaction:
-        if not seen.server and not client.watched:
-            # Nothing would show that another server has taken over, which may lack writes.
-            raise StoreError(
-                f"{self._name}: the server does not tell its run_id: allow the user to run INFO "
-                "(ACL SETUSER … +info)"
-            )
-        # The server's clock is taken for UTC until a Date of Braze's corrects it.
-        bucket = load_bucket(seen.state) if seen.state else Bucket(offset=0.0)
-        set_back = seen.count < self._counts.get(workspace, 0)
-        fresh = client.believed.get(workspace) != client.connections.opened
-        if seen.state and _may_be_old(bucket, seen.server, seen.kept_on, set_back, fresh=fresh):
-            bucket.distrust(seen.now)
-        pairs = {pair: load_remembered(memory) for pair, memory in seen.memories.items()}
-        return Transaction(seen.now, bucket, pairs)
-
-    async def _look(self, client: _Client, workspace: str, pairs: list[str]) -> _Seen:
-        return (await self._ask(client, workspace, pairs, _NOTHING, _NOTHING, {}))[1]
-
-    async def _ask(
-        self,
-        client: _Client,
-        workspace: str,
-        pairs: list[str],
-        seen: _Seen,
-        left: _Seen,
-        remembered: dict[str, str],
-    ) -> tuple[bool, _Seen]:
-        """Keep what a try ``left`` of what it had ``seen``, if that holds.
-
-        Returns:
-            whether it holds, and what was there before the step.
-        """
-        arguments = [seen.revision, seen.server, seen.now, BEHIND if seen.assumed else ""]
-        arguments += ["", "", 0] if left is seen else [left.revision, left.state, left.count]
-        arguments += [int(STATE_KEPT * 1000), int(MEMORY * 1000)]
-        for pair in pairs:
-            arguments += [seen.memories.get(pair, ""), remembered.get(pair, "")]
-        async with client.turn:
-            reply = await self._step(client.redis, workspace, pairs, arguments)
-        seconds, microseconds, *found = reply
-        clock = int(seconds) + int(microseconds) / 1e6
-        with self._lock:
-            # A reply that took long tells less than is known, unless the clock was set back.
-            if clock < seen.now or clock > self._now():
-                self._reached = clock, steady()
-        if not found:
-            return True, attrs.evolve(seen, now=clock, assumed=False)
-        revision, state, server, kept_on, count, *texts = found
-        memories = {pair: text for pair, text in zip(pairs, texts, strict=True) if text}
-        return False, _Seen(revision, state, server, kept_on, int(count), clock, memories)
-
-    def _saw(self, workspace: str, seen: _Seen) -> None:
-        self._counts[workspace] = max(self._counts.get(workspace, 0), seen.count)
-        # A server that does not tell its run_id may be restarted before the next step, unseen.
-        if seen.server:
-            self._seen[workspace] = attrs.evolve(seen, memories={})
-
-    def _last_seen(self, workspace: str) -> _Seen | None:
-        seen = self._seen.get(workspace)
-        return seen and attrs.evolve(seen, now=self._now(), assumed=True)
-
-    def _now(self) -> float:
-        """What the server's clock has reached: behind it by a reply's way, and never ahead."""
-        clock, at = self._reached
-        return clock + (steady() - at) * (1 - DRIFT)
 
     async def _step(
         self, redis: Client, workspace: str, pairs: list[str], arguments: list[Any]
@@ -449,6 +290,72 @@ class RedisStore:
             await _closed(own)
 
 
+@attrs.define(eq=False)
+class _Steps:
+    """See ``optimistic.Steps``.
+
+    Attributes:
+        limit: ends the transaction.
+        name: of the store, for errors.
+        send: sends one step.
+        opened: how many connections had been opened before the try.
+    """
+
+    client: _Client
+    workspace: str
+    limit: asyncio.Timeout
+    name: str
+    records: Records
+    send: Callable[[Client, str, list[str], list[Any]], Awaitable[list[bytes]]]
+    opened: int = 0
+
+    def begin(self) -> None:
+        # A timeout cancels, and that may be lost: on Python 3.11 asyncio.wait_for, by which
+        # redis-py reads, swallows a cancellation that comes together with the reply.
+        # https://github.com/python/cpython/issues/86296
+        when = self.limit.when()
+        if when is not None and asyncio.get_running_loop().time() >= when:
+            raise TimeoutError
+        self.opened = self.client.connections.opened
+
+    def may_be_old(self, bucket: Bucket, seen: Seen, *, set_back: bool) -> bool:
+        if not seen.server and not self.client.watched:
+            # Nothing would show that another server has taken over, which may lack writes.
+            raise StoreError(
+                f"{self.name}: the server does not tell its run_id: allow the user to run "
+                "INFO (ACL SETUSER … +info)"
+            )
+        if seen.server or set_back:
+            return set_back or seen.server != seen.kept_on
+        # It does not tell who it is. After each new connection it may be another one, or restarted.
+        # What another process has come to doubt is left alone, so that only one request goes first.
+        fresh = self.client.believed.get(self.workspace) != self.opened
+        return fresh and (bucket.known or bucket.probes > 1)
+
+    def kept(self) -> None:
+        self.client.believed[self.workspace] = self.opened
+
+    async def step(
+        self, pairs: list[str], seen: Seen, left: Seen, remembered: Mapping[str, str]
+    ) -> tuple[bool, Seen]:
+        behind = optimistic.BEHIND if seen.assumed else ""
+        arguments = [seen.revision, seen.server, seen.now, behind]
+        arguments += ["", "", 0] if left is seen else [left.revision, left.state, left.count]
+        arguments += [int(STATE_KEPT * 1000), int(MEMORY * 1000)]
+        for pair in pairs:
+            arguments += [seen.memories.get(pair, ""), remembered.get(pair, "")]
+        async with self.client.turn:
+            reply = await self.send(self.client.redis, self.workspace, pairs, arguments)
+        seconds, microseconds, *found = reply
+        clock = int(seconds) + int(microseconds) / 1e6
+        self.records.heard(clock, seen.now)
+        if not found:
+            return True, attrs.evolve(seen, now=clock, assumed=False)
+        revision, state, server, kept_on, count, *texts = found
+        memories = {pair: text for pair, text in zip(pairs, texts, strict=True) if text}
+        return False, Seen(revision, state, server, kept_on, int(count), clock, False, memories)
+
+
 _OTHER_LOOP = (
     "{}: the client that RedisStore was given belongs to another event loop: give each loop a "
     "store and a client of its own, or give RedisStore a URL"
@@ -474,26 +381,6 @@ def _usable(url: str) -> str:
         ) from None
     # One with a slash in its password has that in the path.
     return f"{parts.scheme}://{(parts.netloc + parts.path).rpartition('@')[2]}"
-
-
-def _may_be_old(
-    bucket: Bucket, server: bytes | str, kept_on: bytes | str, set_back: bool, *, fresh: bool
-) -> bool:
-    """Whether the server may have lost what was kept after this state."""
-    if server or set_back:
-        return set_back or server != kept_on
-    # It does not tell who it is. After each new connection it may be another one, or restarted.
-    # What another process has come to doubt is left alone, so that only one request goes first.
-    return fresh and (bucket.known or bucket.probes > 1)
-
-
-def _check(limit: asyncio.Timeout) -> None:
-    # A timeout cancels, and that may be lost: on Python 3.11 asyncio.wait_for, by which redis-py
-    # reads, swallows a cancellation that comes together with the reply.
-    # https://github.com/python/cpython/issues/86296
-    when = limit.when()
-    if when is not None and asyncio.get_running_loop().time() >= when:
-        raise TimeoutError
 
 
 def _close_in(loop: asyncio.AbstractEventLoop, client: _Client) -> None:

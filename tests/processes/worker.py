@@ -243,12 +243,12 @@ class _Doing:
             patch("braze_sends.transport.steady", self._clock),
             patch("braze_sends.quota.limiter.steady", self._clock),
             patch("braze_sends.create.time", SimpleNamespace(time=self._wall)),
-            patch("braze_sends.stores.postgres.steady", self._clock),
+            patch("braze_sends.stores.optimistic.steady", self._clock),
             patch("braze_sends.stores.postgres.CONNECT_TIMEOUT", int(PATIENCE)),
-            patch("braze_sends.stores.redis.steady", self._clock),
             # Between two tries of a contended transaction it would sleep by the clock.
-            patch("braze_sends.stores.redis.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
-            patch("braze_sends.stores.postgres.random", SimpleNamespace(uniform=lambda a, b: 0.0)),
+            patch(
+                "braze_sends.stores.optimistic.random", SimpleNamespace(uniform=lambda a, b: 0.0)
+            ),
         ]
         if job.backoff is not None:
             hooks.append(patch("braze_sends.retry._wait", back_off))

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 
 from braze_sends import MemoryStore
 from braze_sends.quota.rule.bucket import Bucket
-from braze_sends.stores import postgres, redis
+from braze_sends.stores import optimistic, postgres, redis
 from braze_sends.stores.postgres import PostgresStore
 from braze_sends.stores.redis import RedisStore
 from braze_sends.stores.sqlite import SQLiteStore
@@ -57,7 +57,7 @@ class TestRedisStore(StoreConformance):
         self.url = redis_url
         # No server is too slow.
         monkeypatch.setattr(redis, "COMMAND_TIMEOUT", PATIENCE)
-        monkeypatch.setattr(redis, "CONTENTION_TIMEOUT", PATIENCE)
+        monkeypatch.setattr(optimistic, "CONTENTION_TIMEOUT", PATIENCE)
 
     async def open(self) -> Store:
         return RedisStore(self.url)
@@ -70,7 +70,7 @@ class TestRedisStoreOnACluster(StoreConformance):
     def _url(self, cluster: list[RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
         self.url = cluster_url(cluster)
         monkeypatch.setattr(redis, "COMMAND_TIMEOUT", PATIENCE)
-        monkeypatch.setattr(redis, "CONTENTION_TIMEOUT", PATIENCE)
+        monkeypatch.setattr(optimistic, "CONTENTION_TIMEOUT", PATIENCE)
 
     async def open(self) -> Store:
         return RedisStore(self.url)
@@ -101,7 +101,7 @@ class TestPostgresStore(StoreConformance):
         self.url = postgres_url
         monkeypatch.setattr(postgres, "CONNECT_TIMEOUT", int(PATIENCE))
         monkeypatch.setattr(postgres, "STATEMENT_TIMEOUT", PATIENCE)
-        monkeypatch.setattr(postgres, "CONTENTION_TIMEOUT", PATIENCE)
+        monkeypatch.setattr(optimistic, "CONTENTION_TIMEOUT", PATIENCE)
 
     async def open(self) -> Store:
         return PostgresStore(self.url)

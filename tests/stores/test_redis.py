@@ -29,6 +29,7 @@ from redis.exceptions import TimeoutError as TimedOut
 from braze_sends import ConfigurationError, SendId, SendsClient, StoreError, open_store
 from braze_sends.quota.rule.bucket import Bucket
 from braze_sends.quota.rule.messages import Grant
+from braze_sends.stores import optimistic
 from braze_sends.stores import redis as module
 from braze_sends.stores.redis import RedisStore
 from braze_sends.stores.store import MEMORY, STATE_KEPT, Remembered, Transaction, steady
@@ -63,7 +64,7 @@ async def server(redis_url: str) -> AsyncIterator[Redis]:
 def _no_server_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless a test lets time jump."""
     monkeypatch.setattr(module, "COMMAND_TIMEOUT", PATIENCE)
-    monkeypatch.setattr(module, "CONTENTION_TIMEOUT", 10 * PATIENCE)
+    monkeypatch.setattr(optimistic, "CONTENTION_TIMEOUT", 10 * PATIENCE)
 
 
 @pytest_asyncio.fixture
@@ -335,7 +336,7 @@ async def test_a_clock_that_jumped_is_read_again(
 
     store = RedisStore(proxy.url)
     await store.transact(workspace, [], increment)
-    monkeypatch.setattr(module, "steady", lambda: steady() + off)
+    monkeypatch.setattr(optimistic, "steady", lambda: steady() + off)
     for trips in (2, 1):
         proxy.scripts, times = 0, list[float]()
 
@@ -345,7 +346,7 @@ async def test_a_clock_that_jumped_is_read_again(
 
         before = await clock()
         await store.transact(workspace, [], change)
-        assert before - module.BEHIND <= times[-1] <= await clock()
+        assert before - optimistic.BEHIND <= times[-1] <= await clock()
         assert trips == proxy.scripts
     await store.close()
 
@@ -354,11 +355,11 @@ async def test_a_late_reply_does_not_set_the_clock_back(proxy: Proxy, workspace:
     """It was on its way for long, so it tells less than what is known."""
     store = RedisStore(proxy.url)
     await store.transact(workspace, [], increment)
-    before, began = store._now(), steady()
+    before, began = store._records.now(), steady()
     proxy.fate = lambda n: Fate(delay=0.05)
     await store.transact(workspace, [], increment)
     passed = steady() - began
-    assert store._now() - before >= passed * (1 - module.DRIFT) - 1e-6
+    assert store._records.now() - before >= passed * (1 - optimistic.DRIFT) - 1e-6
     await store.close()
 
 
@@ -368,8 +369,8 @@ async def test_who_only_looks_sees_the_servers_time(
     """Not the one that was assumed, which may be behind."""
     store = RedisStore(redis_url)
     await store.transact(workspace, [], increment)
-    clock, at = store._reached
-    store._reached = clock - module.BEHIND / 2, at
+    clock, at = store._records.reached
+    store._records.reached = clock - optimistic.BEHIND / 2, at
     seconds, microseconds = await server.time()
     assert seconds + microseconds / 1e6 <= (await look(store, workspace)).now
     await store.close()
@@ -379,8 +380,8 @@ async def test_a_process_that_was_idle_takes_one_round_trip(proxy: Proxy, worksp
     """Ten minutes, in which our clock went ahead of the server's as far as clocks do."""
     store = RedisStore(proxy.url)
     await store.transact(workspace, [], increment)
-    clock, at = store._reached
-    store._reached = clock - 600, at - 600 * (1 + module.DRIFT / 2)
+    clock, at = store._records.reached
+    store._records.reached = clock - 600, at - 600 * (1 + optimistic.DRIFT / 2)
     proxy.scripts = 0
     assert 2 == await store.transact(workspace, [], increment)
     assert 1 == proxy.scripts
@@ -391,7 +392,7 @@ async def test_a_server_that_is_far_away_takes_what_it_must(
     proxy: Proxy, workspace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two round trips, where each takes longer than its clock may be behind."""
-    monkeypatch.setattr(module, "BEHIND", 0.0)
+    monkeypatch.setattr(optimistic, "BEHIND", 0.0)
     store = RedisStore(proxy.url)
     await store.transact(workspace, [], increment)
     proxy.scripts = 0
@@ -689,7 +690,7 @@ async def test_a_state_that_is_never_left_alone_is_told(
     async def late(*arguments: Any) -> list[bytes]:
         await other.transact(workspace, [], increment)
         if 5 == next(steps):
-            jump(module.CONTENTION_TIMEOUT)
+            jump(optimistic.CONTENTION_TIMEOUT)
             await asyncio.Event().wait()
         return await plain(*arguments)
 
@@ -711,9 +712,8 @@ async def test_nothing_is_kept_past_the_time_allowed(
     plain = store._step
 
     async def swallows(*arguments: Any) -> list[bytes]:
-        monkeypatch.setattr(store, "_step", plain)
         found = await plain(*arguments)
-        jump(module.CONTENTION_TIMEOUT)
+        jump(optimistic.CONTENTION_TIMEOUT)
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         return found
@@ -1097,7 +1097,7 @@ def test_loops_of_several_threads_share_a_store(redis_url: str, workspace: str) 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step may be as slow as a busy machine makes it."""
-    monkeypatch.setattr(module, "BEHIND", 3600.0)
+    monkeypatch.setattr(optimistic, "BEHIND", 3600.0)
 
 
 @pytest.mark.usefixtures("patient")

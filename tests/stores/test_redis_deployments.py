@@ -28,6 +28,7 @@ from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from braze_sends import ConfigurationError, QuotaExhaustedError, SendId, StoreError, open_store
+from braze_sends.stores import optimistic
 from braze_sends.stores import redis as module
 from braze_sends.stores.redis import RedisStore
 from braze_sends.stores.redis_clients import make
@@ -51,7 +52,7 @@ def workspace() -> str:
 @pytest.fixture(autouse=True)
 def _no_server_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COMMAND_TIMEOUT", PATIENCE)
-    monkeypatch.setattr(module, "CONTENTION_TIMEOUT", 10 * PATIENCE)
+    monkeypatch.setattr(optimistic, "CONTENTION_TIMEOUT", 10 * PATIENCE)
     monkeypatch.setattr("redis.backoff.ExponentialBackoff", lambda **_: NoBackoff())
 
 
@@ -130,7 +131,7 @@ async def test_a_client_without_retries_loses_no_send(fake: FakeBraze, proxy: Pr
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step may be as slow as a busy machine makes it."""
-    monkeypatch.setattr(module, "BEHIND", 3600.0)
+    monkeypatch.setattr(optimistic, "BEHIND", 3600.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -772,7 +773,7 @@ async def test_tls_to_a_port_that_does_not_speak_it_is_told(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis waits for the end of a line, so the time runs out: the message asks about TLS."""
-    monkeypatch.setattr(module, "CONTENTION_TIMEOUT", 0.2)
+    monkeypatch.setattr(optimistic, "CONTENTION_TIMEOUT", 0.2)
     words = await told(redis_url.replace("redis://", "rediss://"))
     assert "no answer in time" in words or "cannot speak TLS with" in words
     assert "TLS" in words
