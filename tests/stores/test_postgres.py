@@ -1005,6 +1005,8 @@ async def test_a_clock_that_is_behind_the_record_does_not_set_the_time_back_far(
     await store.transact(workspace, [], increment)
     assert doubted is not (await look(store, workspace)).bucket.known
     assert now <= (await look(store, workspace)).now < now + PATIENCE
+    await store.transact(workspace, [], knows)
+    assert (await look(store, workspace)).bucket.known  # it was doubted once
 
 
 # --- an application's own pool ---
