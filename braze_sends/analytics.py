@@ -17,7 +17,7 @@ from braze_sends.models import CreateSendId
 
 PATH: Final = "/sends/data_series"
 #: What the key needs.
-PERMISSION = "sends.data_series"
+PERMISSION: Final = "sends.data_series"
 
 #: Days that one request may ask for.
 MAX_LENGTH: Final = 100

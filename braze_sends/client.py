@@ -30,7 +30,7 @@ from braze_sends.stores.store import Store
 from braze_sends.stores.urls import open_store
 from braze_sends.transport import Transport, checked_timeout
 
-if TYPE_CHECKING:  # pragma: no cover
+if TYPE_CHECKING:
     from braze_sends.analytics import SendAnalytics
 
 

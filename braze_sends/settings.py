@@ -247,6 +247,12 @@ def checked_base_url(value: object, allow_http_host: object = None) -> str:
             f"unknown instance {shown}: known are {known}; for another give its https URL, such as "
             "https://rest.iad-01.braze.com"
         )
+    _check_url(text, http_host)
+    # A 403 is also blamed on a trailing slash.
+    return text.rstrip("/")
+
+
+def _check_url(text: str, http_host: str | None) -> None:
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
@@ -278,8 +284,6 @@ def checked_base_url(value: object, allow_http_host: object = None) -> str:
         raise ConfigurationError(
             "base_url must end before the endpoint's path; leave out /sends/id/create"
         )
-    # A 403 is also blamed on a trailing slash.
-    return text.rstrip("/")
 
 
 def _is_loopback(host: str) -> bool:

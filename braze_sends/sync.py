@@ -50,7 +50,7 @@ from braze_sends.settings import UNSET, Unset
 from braze_sends.stores import sqlite  # noqa: F401  # before our hooks of forks, see below
 from braze_sends.stores.store import Store
 
-if TYPE_CHECKING:  # pragma: no cover
+if TYPE_CHECKING:
     from braze_sends.analytics import SendAnalytics
 
 __all__ = ["SendsClient"]

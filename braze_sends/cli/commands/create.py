@@ -8,7 +8,7 @@ import typer
 
 from braze_sends.cli import options
 
-if TYPE_CHECKING:  # pragma: no cover
+if TYPE_CHECKING:
     from braze_sends import SendId
 
 
