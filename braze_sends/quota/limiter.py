@@ -557,7 +557,7 @@ def _exhausted(ask: Ask, wait: Wait, outcome: Outcome) -> QuotaExhaustedError:
     retry_after = None if until == math.inf else max(0.0, until - outcome.now)
     return QuotaExhaustedError(
         f"no send ID is left within the wait allowed: {status.remaining} of {status.limit} free, "
-        f"{status.in_flight} in flight, {status.unconfirmed} unconfirmed, "
+        f"{status.used} used, {status.in_flight} in flight, {status.unconfirmed} unconfirmed, "
         f"headroom {ask.headroom}",
         limit=status.limit,
         remaining=status.remaining,
